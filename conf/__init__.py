@@ -1,0 +1,1 @@
+"""Configuration groups of dpexp: one folder a choice, one file an option."""

@@ -1,0 +1,1 @@
+"""Bounds on epsilon: accountants, calibration of the noise, and the privacy statement."""

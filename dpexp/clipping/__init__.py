@@ -1,0 +1,1 @@
+"""The clipping engine: per-sample clipped gradients of any model, exactly."""

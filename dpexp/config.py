@@ -1,0 +1,230 @@
+"""The configuration of a run: typed, checked at once, and free of torch and of Hydra.
+
+Every number has a unit or a range beside it. `null` means "not given", and each such key says what
+then holds. The command line fills these; no function below it reads anything else.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dpexp.errors import ConfigError
+
+Algorithm = Literal[
+    "auto", "mixed_ghost", "ghost", "fastgradclip", "instantiate", "nonprivate"
+]
+Function = Literal["abadi", "global", "autos", "autov", "psac"]
+Style = Literal["flat", "layerwise", "blockwise", "paramwise"]
+Split = Literal["equal", "per_group"]
+Plan = Literal["time", "memory", "paper"]
+
+
+@dataclass
+class ModelConfig:
+    """Which network, from which weights, and which of its parameters train."""
+
+    name: str = "digits_cnn"  # any timm name, or one of ours
+    pretrained: bool = False  # download (or find in the cache) the weights timm pins for the name
+    checkpoint: str | None = None  # file with a state dict; excludes pretrained
+    image_size: int | None = None  # pixels a side; null: the weights' or the model's own
+    trainable: str = "all"  # all | head | bias | comma-separated name patterns
+    norm: Literal["groupnorm", "keep"] = "groupnorm"  # what becomes of BatchNorm
+
+
+@dataclass
+class DatasetConfig:
+    """Which images, where they lie, and what is public about them."""
+
+    name: str = "digits"
+    root: str | None = None  # folder; null: data/ under the working directory, for downloads
+    validation: float = 0.0  # below 1 a fraction, else a count, held out of training before N
+    num_train: int | None = None  # the public N; null: counted, and treated as public
+    image_size: int | None = None  # pixels a side; null: the model's own
+    channels: int | None = None  # 1 or 3; null: the model's own
+    num_classes: int | None = None  # null: the data set's own
+    mean: list[float] | None = None  # per channel, of pixels in [0, 1]; null: the weights' or 0.5
+    std: list[float] | None = None
+    download: bool = True  # only data sets that torchvision knows
+
+
+@dataclass
+class NoiseConfig:
+    """Where the noise comes from."""
+
+    secure: bool = False  # true draws from the operating system; false is seeded, for research
+
+
+@dataclass
+class ClippingConfig:
+    """How a sample's gradient is bounded."""
+
+    norm: float = 1.0  # R, gradient units; > 0
+    style: Style = "flat"
+    function: Function = "abadi"
+    algorithm: Algorithm = "auto"
+    split: Split = "equal"  # equal: norm is the total R; per_group: norm is each group's bound
+    stability: float = 0.01  # gamma of autos, r of psac; gradient units, > 0
+    plan: Plan = "time"  # which way auto takes each norm
+    workspace_mib: float = 256.0  # MiB a norm may use at once; > 0
+
+
+@dataclass
+class OptimizerConfig:
+    """The update that is made from the noisy gradient."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = 0.5  # > 0
+    momentum: float = 0.0  # sgd only; [0, 1)
+    weight_decay: float = 0.0  # >= 0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adam, adamw
+    adam_eps: float = 1e-8  # adam, adamw
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate over steps, as a factor of optimizer.lr."""
+
+    name: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0  # linear, from 0; >= 0
+    final_factor: float = 0.0  # where cosine ends; [0, 1]
+
+
+@dataclass
+class WandbConfig:
+    """The mirror on Weights & Biases. WANDB_MODE, when set, wins over mode."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "dpexp"
+    entity: str | None = None
+    group: str | None = None
+    name: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TrainConfig:
+    """Everything that defines a run, and where it goes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    clipping: ClippingConfig = field(default_factory=ClippingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    eps: float | None = 4.0  # target; inf clips without noise; excludes noise_multiplier
+    delta: float = 1e-5  # (0, 1/N]
+    noise_multiplier: float | None = None  # sigma, in place of eps
+    dp: bool = True  # off: ordinary training, same loader, same steps
+    protocol: Literal["valid", "published"] = "valid"
+    sampling: Literal["poisson"] = "poisson"  # within protocol=valid
+
+    epochs: float | None = 30.0  # expected passes; steps = round(epochs N / B); excludes steps
+    steps: int | None = None  # K, optimizer updates
+    batch: int = 256  # B, samples; a public constant; q = B / N
+    micro_batch: int | None = None  # samples held in memory at once; null: chosen, result the same
+
+    evaluate_every: int | None = None  # steps; null: ten times a run
+    checkpoint_every: int | None = None  # steps; null: ten times a run
+    seed: int = 0
+    device: str = "auto"  # auto | cpu | cuda | cuda:<n>
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
+    output: str = "outputs"  # folder that run folders go into
+    resume: str | None = None  # a run folder to go on with
+
+
+def check(config: TrainConfig) -> None:
+    """Check every range and every pair of keys that needs no data to be judged.
+
+    Raises:
+        ConfigError: If anything is wrong; lists all problems at once.
+    """
+    problems = [*_training_problems(config), *_privacy_problems(config), *_part_problems(config)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _privacy_problems(config: TrainConfig) -> list[str]:
+    problems = []
+    if config.eps is not None and not config.eps > 0:
+        problems.append(
+            f"eps={config.eps}: epsilon bounds the privacy loss and must be above 0; "
+            f"eps=inf clips without noise"
+        )
+    if not 0 < config.delta < 1:
+        problems.append(f"delta={config.delta}: delta is a probability and must be in (0, 1)")
+    if config.noise_multiplier is not None:
+        if config.eps is not None and config.dp:
+            problems.append(
+                f"eps={config.eps} and noise_multiplier={config.noise_multiplier}: one follows "
+                f"from the other; give eps=null with noise_multiplier, or leave it out"
+            )
+        if not (math.isfinite(config.noise_multiplier) and config.noise_multiplier >= 0):
+            problems.append(
+                f"noise_multiplier={config.noise_multiplier}: sigma must be finite and at least 0"
+            )
+    elif config.eps is None and config.dp:
+        problems.append("eps=null: give a target eps, or a noise_multiplier in its place")
+    if config.noise.secure and config.protocol == "published":
+        problems.append(
+            "noise.secure=true with protocol=published: shuffled batches carry no guarantee that "
+            "secure noise could protect; use protocol=valid"
+        )
+    return problems
+
+
+def _training_problems(config: TrainConfig) -> list[str]:
+    problems = []
+    if (config.epochs is None) == (config.steps is None):
+        problems.append(
+            f"epochs={config.epochs} and steps={config.steps}: give exactly one of the two "
+            f"(set the other to null)"
+        )
+    for key in ("epochs", "steps", "micro_batch", "evaluate_every", "checkpoint_every"):
+        value = getattr(config, key)
+        if value is not None and not value > 0:
+            problems.append(f"{key}={value}: must be above 0")
+    if config.batch < 1:
+        problems.append(f"batch={config.batch}: the expected batch size must be at least 1 sample")
+    if config.seed < 0:
+        problems.append(f"seed={config.seed}: must be at least 0")
+    return problems
+
+
+def _part_problems(config: TrainConfig) -> list[str]:
+    clipping, optimizer, schedule = config.clipping, config.optimizer, config.schedule
+    ranges = {
+        "clipping.norm": (clipping.norm, clipping.norm > 0 and math.isfinite(clipping.norm)),
+        "clipping.stability": (clipping.stability, clipping.stability > 0),
+        "clipping.workspace_mib": (clipping.workspace_mib, clipping.workspace_mib > 0),
+        "optimizer.lr": (optimizer.lr, optimizer.lr > 0 and math.isfinite(optimizer.lr)),
+        "optimizer.momentum": (optimizer.momentum, 0 <= optimizer.momentum < 1),
+        "optimizer.weight_decay": (optimizer.weight_decay, optimizer.weight_decay >= 0),
+        "schedule.warmup_steps": (schedule.warmup_steps, schedule.warmup_steps >= 0),
+        "schedule.final_factor": (schedule.final_factor, 0 <= schedule.final_factor <= 1),
+        "dataset.validation": (config.dataset.validation, config.dataset.validation >= 0),
+    }
+    problems = [
+        f"{key}={value}: out of range; see the comment beside the key in `dpexp train --cfg`"
+        for key, (value, is_right) in ranges.items()
+        if not is_right
+    ]
+    if optimizer.momentum and optimizer.name != "sgd":
+        problems.append(
+            f"optimizer.momentum={optimizer.momentum} with optimizer={optimizer.name}: only sgd "
+            f"has momentum; use optimizer.betas"
+        )
+    if clipping.style != "flat" and clipping.algorithm not in ("auto", "instantiate"):
+        problems.append(
+            f"clipping.algorithm={clipping.algorithm} with clipping.style={clipping.style}: its "
+            f"second backward pass weights each loss once, so it can only clip flat; use auto or "
+            f"instantiate"
+        )
+    if config.model.checkpoint and config.model.pretrained:
+        problems.append(
+            f"model.pretrained=true and model.checkpoint={config.model.checkpoint}: two sources "
+            f"of weights; give one"
+        )
+    return problems

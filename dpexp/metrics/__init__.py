@@ -1,0 +1,1 @@
+"""Accuracy and calibration, as functions of logits and labels."""
