@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dpexp.errors import ConfigError
+from dpexp.schema import choice_problems
 
 Algorithm = Literal[
     "auto", "mixed_ghost", "ghost", "fastgradclip", "instantiate", "nonprivate"
@@ -114,7 +115,7 @@ class TrainConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     eps: float | None = 4.0  # target; inf clips without noise; excludes noise_multiplier
-    delta: float = 1e-5  # (0, 1/N]
+    delta: float = 1e-5  # (0, 1/N)
     noise_multiplier: float | None = None  # sigma, in place of eps
     dp: bool = True  # off: ordinary training, same loader, same steps
     protocol: Literal["valid", "published"] = "valid"
@@ -141,9 +142,35 @@ def check(config: TrainConfig) -> None:
     Raises:
         ConfigError: If anything is wrong; lists all problems at once.
     """
-    problems = [*_training_problems(config), *_privacy_problems(config), *_part_problems(config)]
+    problems = [
+        *choice_problems(config),
+        *_training_problems(config),
+        *_privacy_problems(config),
+        *_part_problems(config),
+    ]
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def size_problems(config: TrainConfig, num_train: int) -> list[str]:
+    """Return what is wrong with delta and batch, one sentence each, once N is known.
+
+    Args:
+        config: Past `check`.
+        num_train: N, samples that train; validation is already held out.
+    """
+    problems = []
+    if config.dp and 1 > config.delta >= 1 / num_train:
+        problems.append(
+            f"delta={config.delta}: publishing one of the N = {num_train} samples outright would "
+            f"meet that delta, so it promises nothing; give a delta below 1/N = {1 / num_train:.2g}"
+        )
+    if config.batch > num_train:
+        problems.append(
+            f"batch={config.batch}: larger than the training set of N = {num_train}, but each step "
+            f"includes a sample with probability batch / N; give at most {num_train}"
+        )
+    return problems
 
 
 def _privacy_problems(config: TrainConfig) -> list[str]:
@@ -205,6 +232,7 @@ def _part_problems(config: TrainConfig) -> list[str]:
         "schedule.warmup_steps": (schedule.warmup_steps, schedule.warmup_steps >= 0),
         "schedule.final_factor": (schedule.final_factor, 0 <= schedule.final_factor <= 1),
         "dataset.validation": (config.dataset.validation, config.dataset.validation >= 0),
+        "dataset.num_train": (config.dataset.num_train, (config.dataset.num_train or 1) >= 1),
     }
     problems = [
         f"{key}={value}: out of range; see the comment beside the key in `dpexp train --cfg`"

@@ -1,0 +1,1 @@
+"""The command line: a command, then overrides key=value. Configurations stop here."""
