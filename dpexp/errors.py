@@ -39,6 +39,10 @@ class EngineError(DpexpError):
     """The privacy engine was used in a way that would void the guarantee."""
 
 
+class MetricError(DpexpError):
+    """Logits and labels do not fit each other, or allow no measurement."""
+
+
 class RunFolderError(DpexpError):
     """A run folder is missing, unreadable, or belongs to a different run."""
 
