@@ -18,6 +18,9 @@ GROUPS = (*SECTION_GROUPS, "experiment")
 # Each follows from the other, so giving one takes back a default of the other.
 EXCLUSIVE = {"eps": "noise_multiplier", "epochs": "steps"}
 
+# What a resumed run may change: nothing that enters the mathematics.
+RESUME_KEYS = ("device", "micro_batch", "output", "wandb")
+
 
 def conf_folder() -> Path:
     """Return the folder of the YAML files: the package dpexp.conf, or conf/ beside the package."""
@@ -69,25 +72,38 @@ def compose(
 
 
 def changes(
-    words: Sequence[str], *, command: str, config_dir: Path | None = None
+    words: Sequence[str],
+    *,
+    command: str,
+    only: Sequence[str] | None = None,
+    config_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Return only what the words change, as dotted key -> value; a group gives all of its keys.
 
+    Args:
+        words: As typed, after the command.
+        command: Named in the problems.
+        only: Keys and sections that may change; None allows all.
+        config_dir: Folder of the user's own configuration files.
+
     Raises:
-        ConfigError: If a word is no override, or a value has the wrong type.
+        ConfigError: If a word is no override, has the wrong type, or may not change.
     """
-    groups = {name: options for name, options in group_options(config_dir).items()}
+    groups = group_options(config_dir)
     del groups["experiment"]
     overrides = sort_words(words, keys=KEYS, groups=groups, command=command)
-    if overrides.problems:
-        raise ConfigError("\n".join(overrides.problems))
-    config, _ = from_dict(
-        TrainConfig, _apply(_from_groups(overrides.choices, config_dir), overrides)
-    )
-    wanted = [
-        key for key in KEYS if key in overrides.values or key.split(".")[0] in overrides.choices
+    asked = {**overrides.choices, **overrides.values}
+    fixed = [
+        f"{key}={text}: would change what the run computes, and so the epsilon it promised; on "
+        f"resume only {', '.join(only)} may change; leave it out, or start a new run"
+        for key, text in asked.items()
+        if only is not None and key not in only and key.split(".")[0] not in only
     ]
-    return {key: _at(config, key) for key in wanted}
+    if overrides.problems or fixed:
+        raise ConfigError("\n".join([*overrides.problems, *fixed]))
+    values = _apply(_from_groups(overrides.choices, config_dir), overrides)
+    config, _ = from_dict(TrainConfig, values)
+    return {key: _at(config, key) for key in KEYS if key in asked or key.split(".")[0] in asked}
 
 
 def _finish(values: dict[str, Any], overrides: Overrides) -> TrainConfig:
@@ -136,7 +152,9 @@ def _apply(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{_first_line(error)}; the text in ${{...}} could not be filled in")
+        raise ConfigError(
+            f"{_first_line(error)}; the text in ${{...}} could not be filled in"
+        ) from error
 
 
 def _from_groups(choices: Mapping[str, str], config_dir: Path | None) -> dict[str, Any]:

@@ -1,0 +1,156 @@
+"""The texts of the command line: help, the list of keys, and a configuration as YAML."""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from dpexp.config import TrainConfig
+
+COMMANDS = {
+    "train": "train a model under differential privacy; one run, one folder",
+    "eval": "accuracy, calibration and diagrams of saved weights",
+    "budget": "noise for a budget, or budget for a noise, under every accountant",
+    "selfcheck": "hold a model's clipped gradients against a per-sample float64 loop",
+    "doctor": "what this machine can run, and what is missing",
+}
+
+GENERAL = """\
+dpexp: differentially private training of vision models, exact clipping, honest epsilon
+
+usage: dpexp <command> [key=value ...]
+
+commands
+{commands}
+
+examples
+  dpexp train                                    digits at epsilon 4, on any CPU
+  dpexp train model=beit dataset=cifar10 eps=1   fine-tune all of BEiT; wants a GPU
+  dpexp train eps=2 clipping.norm=0.5 seed=1     any key, after any choice
+  dpexp train dataset=imagefolder dataset.root=photos model=vit eps=3
+  dpexp train resume=outputs/<run>               go on where a run stopped
+  dpexp eval outputs/<run>
+  dpexp budget eps=1 batch=1000 epochs=3 dataset=cifar10
+  dpexp selfcheck model=resnet
+
+options
+  --help         this text; after a command, its keys and their values
+  --version      the version
+  --cfg          with train: print the configuration and stop
+  --config-dir   with a folder: configuration files of one's own, beside the built-in ones
+  -v             show where an error came from (or set DPEXP_TRACEBACK=1)
+
+exit codes: 0 done, 1 the run failed, 2 bad usage, 130 interrupted
+"""
+
+USAGES = {
+    "train": (
+        "usage: dpexp train [key=value ...]\n"
+        "       dpexp train resume=<run folder> [device= micro_batch= wandb.*= output=]\n"
+        "       dpexp train config=<run folder>/config.yaml [key=value ...]\n\n"
+        "examples\n"
+        "  dpexp train eps=2 epochs=20 seed=1\n"
+        "  dpexp train noise_multiplier=1.1 steps=500 batch=256\n"
+        "  dpexp train experiment=convergence/mnist_cnn\n"
+    ),
+    "eval": (
+        "usage: dpexp eval <run folder or checkpoint file> [key=value ...]\n\n"
+        "examples\n"
+        "  dpexp eval outputs/<run>\n"
+        "  dpexp eval model.pt model.name=resnet18 dataset=cifar10\n"
+    ),
+    "selfcheck": (
+        "usage: dpexp selfcheck [key=value ...]\n\n"
+        "examples\n"
+        "  dpexp selfcheck model=beit\n"
+        "  dpexp selfcheck model.name=convnext_atto\n"
+    ),
+    "doctor": "usage: dpexp doctor\n",
+}
+
+# The order in which `dpexp train --help` shows what belongs together.
+TOPICS = {
+    "privacy": ("eps", "delta", "noise_multiplier", "dp", "protocol", "sampling"),
+    "length": ("epochs", "steps", "batch", "micro_batch"),
+    "logging": ("evaluate_every", "checkpoint_every", "output", "resume"),
+    "machine": ("seed", "device", "precision", "compile"),
+}
+
+
+def general() -> str:
+    """Return the text of `dpexp --help`."""
+    return GENERAL.format(commands=_columns([(f"  {n}", t) for n, t in COMMANDS.items()]))
+
+
+def of_command(command: str, groups: Mapping[str, Sequence[str]]) -> str:
+    """Return the text of `dpexp <command> --help`, with every key and its values."""
+    text = f"dpexp {command}: {COMMANDS[command]}\n\n{USAGES[command]}"
+    if command == "doctor":
+        return text
+    choices = [(f"  {group}=", ", ".join(options)) for group, options in groups.items()]
+    parts = [
+        text,
+        f"groups (each names a file; keys inside it may be set after it)\n{_columns(choices)}\n",
+    ]
+    notes = notes_of(TrainConfig)
+    defaults = TrainConfig()
+    types = get_type_hints(TrainConfig)
+    for topic, names in TOPICS.items():
+        rows = [(f"  {n}", _allowed(types[n], notes.get(n, ""))) for n in names]
+        parts.append(f"{topic}\n{_columns(rows)}\n")
+    for section in (f.name for f in fields(TrainConfig) if is_dataclass(types[f.name])):
+        cls = type(getattr(defaults, section))
+        inner_notes, inner_types = notes_of(cls), get_type_hints(cls)
+        rows = [
+            (f"  {section}.{n}", _allowed(inner_types[n], inner_notes.get(n, "")))
+            for n in inner_types
+        ]
+        parts.append(f"{section}\n{_columns(rows)}\n")
+    return "\n".join(parts)
+
+
+def notes_of(cls: type) -> dict[str, str]:
+    """Return the comment beside each field of a dataclass, its one home; {} without source."""
+    try:
+        lines = inspect.getsource(cls).splitlines()
+    except (OSError, TypeError):
+        return {}
+    matches = (re.match(r"    (\w+): .*?  # (.*)$", line) for line in lines)
+    return {match[1]: match[2] for match in matches if match}
+
+
+def as_yaml(config: TrainConfig) -> str:
+    """Return a configuration as YAML, the comment of each key beside it."""
+    rows = list(_yaml_rows(config, ""))
+    width = min(max(len(line) for line, note in rows if note), 48)
+    return "".join(f"{line:<{width}}  # {note}\n" if note else f"{line}\n" for line, note in rows)
+
+
+def _yaml_rows(config: Any, indent: str) -> Iterator[tuple[str, str]]:
+    import yaml
+
+    notes = notes_of(type(config))
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield f"{indent}{field.name}:", ""
+            yield from _yaml_rows(value, f"{indent}  ")
+        else:
+            is_list = isinstance(value, list)
+            text = yaml.safe_dump([value], default_flow_style=is_list, width=10_000).strip()
+            text = text[1:-1] if is_list else text.removeprefix("- ")
+            yield f"{indent}{field.name}: {text}", notes.get(field.name, "")
+
+
+def _allowed(annotation: Any, note: str) -> str:
+    """Return what a key may be: its choices, and the comment beside it."""
+    if get_origin(annotation) is not Literal:
+        return note
+    choices = " | ".join(map(str, get_args(annotation)))
+    return f"{choices}  ({note})" if note else choices
+
+
+def _columns(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(left) for left, _ in rows)
+    return "\n".join(f"{left:<{width}}  {right}".rstrip() for left, right in rows)
