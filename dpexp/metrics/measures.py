@@ -159,7 +159,7 @@ def _classwise_ece(
     predictions: Predictions, labels: Tensor, weights: Tensor, *, bins: int
 ) -> Tensor:
     total = weights.new_zeros(())
-    for k, probs in enumerate(predictions.probs.T):
+    for k, probs in enumerate(predictions.probs.T.contiguous()):
         residuals = weights * ((labels == k).double() - probs)
         gaps = sum_by_bin(residuals, equal_width_bin(probs, bins), bins)
         total = total + gaps.abs().sum(1)
