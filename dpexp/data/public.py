@@ -1,0 +1,92 @@
+"""What is public about a data set before it is opened: name, classes, size. No torch.
+
+The number N of training samples enters q = batch / N and so the guarantee. Under add-or-remove-one
+adjacency it must not be computed from private data, so it is a constant of each known set.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+from dpexp.config import DatasetConfig
+from dpexp.errors import DataError
+
+
+@dataclass(frozen=True)
+class PublicFacts:
+    """Constants of a published data set.
+
+    Attributes:
+        num_train: Samples in its training part, before any are held out for validation.
+        num_classes: Labels are the integers below it.
+    """
+
+    num_train: int
+    num_classes: int
+
+
+KNOWN_SETS = {
+    "digits": PublicFacts(num_train=1438, num_classes=10),  # 1797 images less a test fifth
+    "mnist": PublicFacts(num_train=60_000, num_classes=10),
+    "fashionmnist": PublicFacts(num_train=60_000, num_classes=10),
+    "cifar10": PublicFacts(num_train=50_000, num_classes=10),
+    "cifar100": PublicFacts(num_train=50_000, num_classes=100),
+    "svhn": PublicFacts(num_train=73_257, num_classes=10),
+}
+OWN_SETS = ("imagefolder", "parquet", "fake")
+FAKE_NUM_TRAIN = 1024
+
+
+def check_name(name: str) -> None:
+    """Check that `name` is a data set.
+
+    Raises:
+        DataError: If not; names the nearest and all of them.
+    """
+    names = (*KNOWN_SETS, *OWN_SETS)
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise DataError(f"dataset.name={name}: no such data set; {hint}There are: {', '.join(names)}")
+
+
+def public_num_train(config: DatasetConfig) -> int | None:
+    """Return N, the public number of samples that train, or None if only the data could tell.
+
+    N is `dataset.num_train` (else the known size of the set) less what validation holds out.
+
+    Raises:
+        DataError: If validation leaves nothing to train on.
+    """
+    num_train = config.num_train
+    if num_train is None and config.name in KNOWN_SETS:
+        num_train = KNOWN_SETS[config.name].num_train
+    if num_train is None and config.name == "fake":
+        num_train = FAKE_NUM_TRAIN
+    if num_train is None:
+        return None
+    return num_train - num_held_out(config.validation, num_train)
+
+
+def num_held_out(validation: float, num_train: int) -> int:
+    """Return how many of `num_train` samples validation takes.
+
+    Args:
+        validation: A fraction if below 1, else a count of samples.
+        num_train: Samples in the whole training part.
+
+    Raises:
+        DataError: If the count is not whole, or leaves nothing to train on.
+    """
+    if validation >= 1 and validation != int(validation):
+        raise DataError(
+            f"dataset.validation={validation}: from 1 up it is a count of samples and must be "
+            f"whole; below 1 it is a fraction of the training part"
+        )
+    count = round(validation * num_train) if validation < 1 else int(validation)
+    if count >= num_train:
+        raise DataError(
+            f"dataset.validation={validation} holds out {count} of {num_train} training samples, "
+            f"so none would be left to train on; give a smaller fraction or count"
+        )
+    return count
