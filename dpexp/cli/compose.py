@@ -195,7 +195,7 @@ def _from_file(path: Path, choices: Mapping[str, str], config_dir: Path | None) 
         values = OmegaConf.to_container(OmegaConf.load(path))
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"config={path}: not readable as YAML ({_first_line(error)})") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not values:
         raise ConfigError(f"config={path}: holds no keys; give the config.yaml of a run folder")
     if choices:
         composed = _from_groups(choices, config_dir)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dpexp import __version__
 from dpexp.cli import help as texts
 from dpexp.errors import AccountingError, ConfigError, DpexpError
 from dpexp.schema import did_you_mean
@@ -57,7 +58,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         sys.stdout.write(texts.general())
         return 0
     if arguments[0] == "--version":
-        sys.stdout.write(f"dpexp {_version()}\n")
+        sys.stdout.write(f"dpexp {__version__}\n")
         return 0
     command, *rest = arguments
     if command not in RUNNERS:
@@ -205,15 +206,6 @@ def _as_lines(error: DpexpError) -> str:
     if isinstance(error, (ConfigError, AccountingError)):
         return "".join(f"error: {line}\n" for line in lines)
     return "error: " + "\n".join(lines) + "\n"
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("dpexp")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 if __name__ == "__main__":
