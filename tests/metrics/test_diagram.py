@@ -64,7 +64,7 @@ def test_titles_are_shown():
     )
     curve, _ = figure.axes
     assert curve.get_title() == "digits"
-    assert "epsilon = 4.0" in [text.get_text() for text in curve.texts]
+    assert "epsilon = 4.0 (delta = 1e-5)" in [text.get_text() for text in curve.texts]
 
 
 def test_whisker_is_a_binomial_quantile():
