@@ -1,0 +1,159 @@
+"""Which samples a step sees. Every draw follows from (seed, purpose, step) and from nothing else.
+
+So any step can be drawn alone: resuming needs no stored state, and the size of micro-batches
+changes no draw. Steps count from 0.
+"""
+
+import hashlib
+import math
+import os
+
+import numpy as np
+from numpy.random import SeedSequence, default_rng
+from numpy.typing import NDArray
+
+from dpexp.errors import ConfigError, EngineError
+from dpexp.mechanism import Mechanism
+
+Indices = NDArray[np.int64]
+
+
+def derive_seed(seed: int, purpose: str, step: int = 0) -> int:
+    """Return a 64-bit seed for one purpose at one step, independent of all others.
+
+    Args:
+        seed: The run's seed, at least 0.
+        purpose: What the numbers are for, such as "noise"; each purpose has its own stream.
+        step: Optimizer step or epoch, at least 0.
+    """
+    return int(_sequence(seed, purpose, step).generate_state(1, np.uint64)[0])
+
+
+def poisson_batch(
+    num_train: int, sampling_rate: float, seed: int, step: int, *, secure: bool = False
+) -> Indices:
+    """Return one Poisson draw: each index, independently, with probability q; rising order.
+
+    The size varies and may be 0. q is used as given, to the 2^-53 that a double resolves.
+
+    Args:
+        num_train: N, samples to draw from.
+        sampling_rate: q in (0, 1].
+        seed: The run's seed; not read when secure.
+        step: Optimizer step, from 0; not read when secure.
+        secure: Draw from the operating system. Then no two calls agree: a resumed run draws its
+            remaining steps afresh, which is the same mechanism.
+
+    Raises:
+        ConfigError: If q is not a probability above 0, or there is nothing to draw from.
+    """
+    if num_train < 1:
+        raise ConfigError(f"num_train={num_train}: there is no sample to draw; use at least 1")
+    if not 0 < sampling_rate <= 1:
+        raise ConfigError(
+            f"sampling_rate={sampling_rate}: q is a probability in (0, 1]; it is expected batch "
+            f"size / data set size, not a number of samples"
+        )
+    if secure:
+        uniforms = _system_uniforms(num_train)
+    else:
+        uniforms = default_rng(_sequence(seed, "sampling", step)).random(num_train)
+    return np.flatnonzero(uniforms < sampling_rate)
+
+
+def shuffled_batch(num_train: int, batch_size: int, seed: int, step: int) -> Indices:
+    """Return one fixed-size batch of the step's epoch, in the epoch's shuffled order.
+
+    Each epoch has its own permutation and floor(N / B) batches; the `num_dropped` samples at its
+    end are not seen in that epoch. This sampler is for protocol=published: epsilon of Poisson
+    sampling does not hold for it.
+
+    Raises:
+        ConfigError: If a batch cannot be filled.
+    """
+    if not 1 <= batch_size <= num_train:
+        raise ConfigError(
+            f"batch={batch_size} with {num_train} samples: a shuffled batch has a fixed size, from "
+            f"1 to the size of the data set; use a smaller batch"
+        )
+    epoch, position = divmod(step, num_train // batch_size)
+    order = default_rng(_sequence(seed, "shuffle", epoch)).permutation(num_train)
+    return order[position * batch_size : (position + 1) * batch_size]
+
+
+def num_dropped(num_train: int, batch_size: int) -> int:
+    """Return how many samples each shuffled epoch leaves out: its last, incomplete batch."""
+    return num_train % batch_size
+
+
+def draw(
+    mechanism: Mechanism, num_train: int, seed: int, step: int, *, secure: bool = False
+) -> Indices:
+    """Return the batch of one step, by the sampler that the mechanism is accounted with.
+
+    Args:
+        mechanism: The very object whose epsilon is reported.
+        num_train: N.
+        seed: The run's seed.
+        step: Optimizer step, from 0 to K - 1.
+        secure: Draw from the operating system; Poisson only.
+
+    Raises:
+        EngineError: If the step is outside the accounted run.
+        ConfigError: If the sampler cannot draw so.
+    """
+    if not 0 <= step < mechanism.num_steps:
+        raise EngineError(
+            f"step {step} is outside the {mechanism.num_steps} steps that are accounted for, so "
+            f"epsilon would not cover it; plan more steps before the run"
+        )
+    if mechanism.sampler == "poisson":
+        return poisson_batch(num_train, mechanism.sampling_rate, seed, step, secure=secure)
+    if secure:
+        raise ConfigError(
+            "noise.secure=true with shuffled batches: they carry no guarantee that secure "
+            "randomness could protect, and an epoch's order must be drawn again at each of its "
+            "steps; use protocol=valid"
+        )
+    batch_size = mechanism.expected_batch_size
+    if batch_size != int(batch_size):
+        raise ConfigError(
+            f"expected_batch_size={batch_size}: a shuffled batch has a whole number of samples; "
+            f"use sampler 'poisson' for another expectation"
+        )
+    return shuffled_batch(num_train, int(batch_size), seed, step)
+
+
+def micro_batches(indices: Indices, micro_batch: int) -> list[Indices]:
+    """Return `indices` cut, in order, into pieces of at most `micro_batch`, equal to within one.
+
+    An empty draw gives an empty list: its step is noise alone, and is still taken.
+
+    Raises:
+        ConfigError: If `micro_batch` is below 1.
+    """
+    if micro_batch < 1:
+        raise ConfigError(f"micro_batch={micro_batch}: must hold at least 1 sample")
+    if len(indices) == 0:
+        return []
+    return np.array_split(indices, math.ceil(len(indices) / micro_batch))
+
+
+def _sequence(seed: int, purpose: str, step: int) -> SeedSequence:
+    if seed < 0 or step < 0:
+        raise ConfigError(f"seed={seed}, step={step}: both must be at least 0")
+    digest = hashlib.sha256(purpose.encode()).digest()
+    # Four words of fixed width, so that no two (purpose, step) pairs can spell the same key.
+    words = (
+        int.from_bytes(digest[:4], "little"),
+        int.from_bytes(digest[4:8], "little"),
+        step % 2**32,
+        step // 2**32,
+    )
+    return SeedSequence(entropy=seed, spawn_key=words)
+
+
+def _system_uniforms(count: int) -> NDArray[np.float64]:
+    """Return uniforms on the multiples of 2^-53 in [0, 1), from the operating system."""
+    bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
+    return (bits >> np.uint64(11)) * 2.0**-53
