@@ -1,0 +1,80 @@
+"""Groups of parameters that share one norm, filled in the course of a backward pass.
+
+A group is complete once every use of its parameters has been reached. Then its samples' norms are
+known, and its clipped sum can be taken and its tensors freed; with flat clipping that is once, at
+the end, and with the other styles as the backward pass goes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dpexp.clipping.per_sample import Dense, PerSampleGrad, Summed
+
+# Squared norms |g_n|^2 -> (factors C_n, samples that contribute exactly nothing).
+Factors = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(eq=False)
+class Group:
+    """Parameters that are clipped together, in one backward pass.
+
+    Attributes:
+        bound: R of the group, gradient units.
+        uses_left: For each parameter, the uses that the backward pass has yet to reach.
+        terms: For each parameter, what has been handed over and not yet measured.
+        held: For each parameter, what has been measured and waits for the factors.
+        squared_norms: Sum over measured parameters, shape (n,).
+        is_kept: Whether gradients are held for the clipped sum, or dropped once measured.
+    """
+
+    bound: float
+    uses_left: dict[nn.Parameter, int]
+    is_kept: bool
+    terms: dict[nn.Parameter, list[PerSampleGrad]] = field(default_factory=dict)
+    held: dict[nn.Parameter, PerSampleGrad] = field(default_factory=dict)
+    squared_norms: Tensor | None = None
+
+    def add(self, param: nn.Parameter, grad: PerSampleGrad, workspace: int) -> None:
+        """Take one use's gradients; measure the parameter if it was its last use."""
+        self.terms.setdefault(param, []).append(grad)
+        self.uses_left[param] -= 1
+        if self.uses_left[param]:
+            return
+        terms = self.terms.pop(param)
+        total = (terms[0] if len(terms) == 1 else Summed(tuple(terms))).compact()
+        norms = total.squared_norms(workspace)
+        self.squared_norms = norms if self.squared_norms is None else self.squared_norms + norms
+        if self.is_kept:
+            self.held[param] = total
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every use has been reached."""
+        return not any(self.uses_left.values())
+
+    def clipped_sums(self, factors: Factors) -> dict[nn.Parameter, Tensor]:
+        """Return sum_n C_n g_n of each parameter, and free what was held."""
+        assert self.squared_norms is not None
+        weights, dropped = factors(self.squared_norms)
+        has_dropped = bool(dropped.any())
+        sums = {}
+        for param in list(self.held):
+            grad = self.held.pop(param)
+            if has_dropped:
+                grad = grad.zero_where(dropped)
+            sums[param] = grad.weighted_sum(weights).view(param.shape)
+        return sums
+
+
+def instantiated(grad: PerSampleGrad) -> PerSampleGrad:
+    """Return the gradients themselves, whatever form they came in."""
+    return Dense(grad.per_sample(slice(0, grad.num_samples)))
+
+
+def total_norms(groups: list[Group], like: Tensor) -> Tensor:
+    """Return |g_n| over all groups, shape (n,)."""
+    squares = [g.squared_norms for g in groups if g.squared_norms is not None]
+    return torch.stack(squares).sum(0).sqrt() if squares else torch.zeros_like(like)

@@ -1,0 +1,207 @@
+"""Layer and group normalisation with a trainable scale and shift: y = w xhat + b.
+
+xhat is the normalised input, a function of one sample alone. With G_n = dl_n/dy_n,
+
+    dl_n/dw = sum_t G_n[t] xhat_n[t]    and    dl_n/db = sum_t G_n[t].
+
+The other normalisations are split into their normalisation and the product and sum that follow;
+see `decompose.py`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpexp.clipping.per_sample import Dense, PerSampleGrad, accumulation_dtype
+from dpexp.clipping.plan import ChooseWay
+from dpexp.clipping.rules.broadcast import sum_to_param
+from dpexp.clipping.rules.rule import Bound, Kind, SampleAxes
+
+_aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """A bound call of `F.layer_norm`.
+
+    Attributes:
+        roles: Which of "weight" and "bias" are made of trainable parameters, in that order.
+        weight: The weight, if it is a constant.
+        bias: The bias, if it is a constant.
+        shape: The trailing axes that are normalised.
+        eps: Added to the variance.
+    """
+
+    roles: tuple[str, ...]
+    weight: Tensor | None
+    bias: Tensor | None
+    shape: tuple[int, ...]
+    eps: float
+    name = "layer_norm"
+
+    def forward(
+        self, inputs: Sequence[Tensor], params: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        given = dict(zip(self.roles, params, strict=True))
+        weight, bias = given.get("weight", self.weight), given.get("bias", self.bias)
+        x = _in_dtype_of(inputs[0], weight, bias)
+        y, mean, rstd = torch.native_layer_norm(x, self.shape, weight, bias, self.eps)
+        return y, (x, mean, rstd, weight)
+
+    def input_grads(
+        self, saved: Sequence[Tensor], grad_y: Tensor, needed: Sequence[bool]
+    ) -> Sequence[Tensor | None]:
+        if not needed[0]:
+            return (None,)
+        x, mean, rstd, weight = saved
+        mask = [True, False, False]
+        backward = _aten.native_layer_norm_backward
+        return (backward(grad_y, x, self.shape, mean, rstd, weight, None, mask)[0],)
+
+    def param_grads(
+        self, saved: Sequence[Tensor], grad_y: Tensor, axes: SampleAxes, choose: ChooseWay
+    ) -> Sequence[PerSampleGrad]:
+        x, mean, rstd, _ = saved
+        shape = torch.Size(self.shape)
+        grads: list[PerSampleGrad] = []
+        if "weight" in self.roles:
+            products = ((x - mean) * rstd).mul_(grad_y)
+            grads.append(Dense(sum_to_param(products, shape, axes)))
+        if "bias" in self.roles:
+            grads.append(Dense(sum_to_param(grad_y, shape, axes)))
+        return grads
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """A bound call of `F.group_norm`.
+
+    Attributes:
+        roles: Which of "weight" and "bias" are made of trainable parameters, in that order.
+        weight: The weight, if it is a constant.
+        bias: The bias, if it is a constant.
+        groups: Number of groups of channels.
+        eps: Added to the variance.
+    """
+
+    roles: tuple[str, ...]
+    weight: Tensor | None
+    bias: Tensor | None
+    groups: int
+    eps: float
+    name = "group_norm"
+
+    def forward(
+        self, inputs: Sequence[Tensor], params: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        given = dict(zip(self.roles, params, strict=True))
+        weight, bias = given.get("weight", self.weight), given.get("bias", self.bias)
+        x = _in_dtype_of(inputs[0], weight, bias).contiguous()
+        n, channels, space = _sizes(x)
+        y, mean, rstd = torch.native_group_norm(
+            x, weight, bias, n, channels, space, self.groups, self.eps
+        )
+        return y, (x, mean, rstd, weight)
+
+    def input_grads(
+        self, saved: Sequence[Tensor], grad_y: Tensor, needed: Sequence[bool]
+    ) -> Sequence[Tensor | None]:
+        if not needed[0]:
+            return (None,)
+        x, mean, rstd, weight = saved
+        mask = [True, False, False]
+        backward = _aten.native_group_norm_backward
+        grad_y = grad_y.contiguous()
+        return (backward(grad_y, x, mean, rstd, weight, *_sizes(x), self.groups, mask)[0],)
+
+    def param_grads(
+        self, saved: Sequence[Tensor], grad_y: Tensor, axes: SampleAxes, choose: ChooseWay
+    ) -> Sequence[PerSampleGrad]:
+        x, mean, rstd, _ = saved
+        rows, channels, _ = _sizes(x)
+        dtype = accumulation_dtype(x)
+        flat_g = grad_y.reshape(rows, channels, -1)
+        sum_g = flat_g.sum(2, dtype=dtype)
+        grads: list[PerSampleGrad] = []
+        if "weight" in self.roles:
+            # sum_t G xhat = rstd (sum_t G x - mean sum_t G), with one mean and rstd a group.
+            sum_gx = (flat_g * x.reshape(rows, channels, -1)).sum(2, dtype=dtype)
+            each = channels // self.groups
+            means, rstds = mean.repeat_interleave(each, 1), rstd.repeat_interleave(each, 1)
+            grads.append(_sum_rows((sum_gx - means * sum_g) * rstds, axes))
+        if "bias" in self.roles:
+            grads.append(_sum_rows(sum_g, axes))
+        return grads
+
+
+def _sum_rows(by_row: Tensor, axes: SampleAxes) -> Dense:
+    return Dense(by_row.view(axes.num_samples, -1, by_row.shape[1]).sum(1))
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], math.prod(x.shape[2:])
+
+
+def _in_dtype_of(x: Tensor, *params: Tensor | None) -> Tensor:
+    """Return `x` as wide as the parameters: under autocast, norms are taken in float32."""
+    wide = [p.dtype for p in params if p is not None]
+    return x.to(wide[0]) if wide and x.dtype != wide[0] else x
+
+
+def bind_layer_norm(
+    func: Callable, args: tuple, kwargs: dict, kind: Callable[[Any], Kind]
+) -> Bound | None:
+    """Take `F.layer_norm` apart."""
+
+    def signature(
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+        cudnn_enable: bool = True,
+    ) -> Bound | None:
+        shape = tuple(normalized_shape)
+        return _taken_apart(input, weight, bias, kind, lambda *head: LayerNorm(*head, shape, eps))
+
+    return signature(*args, **kwargs)
+
+
+def bind_group_norm(
+    func: Callable, args: tuple, kwargs: dict, kind: Callable[[Any], Kind]
+) -> Bound | None:
+    """Take `F.group_norm` apart."""
+
+    def signature(
+        input: Tensor,
+        num_groups: int,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+        cudnn_enabled: bool = True,
+    ) -> Bound | None:
+        return _taken_apart(
+            input, weight, bias, kind, lambda *head: GroupNorm(*head, num_groups, eps)
+        )
+
+    return signature(*args, **kwargs)
+
+
+def _taken_apart(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    kind: Callable[[Any], Kind],
+    build: Callable[..., LayerNorm | GroupNorm],
+) -> Bound | None:
+    if kind(x) != "batch" or kind(weight) == "batch" or kind(bias) == "batch":
+        return None
+    given = {"weight": weight, "bias": bias}
+    roles = tuple(role for role, tensor in given.items() if kind(tensor) == "param")
+    constant = {role: None if role in roles else tensor for role, tensor in given.items()}
+    operation = build(roles, constant["weight"], constant["bias"])
+    return Bound(operation, (x,), tuple(given[role] for role in roles))

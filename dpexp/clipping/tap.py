@@ -1,0 +1,300 @@
+"""Sees every operation that uses a trainable parameter.
+
+Operations are watched, not modules: a `TorchFunctionMode` is on while the model's forward runs.
+Every tensor is of one of three kinds. *Batch* tensors come from the model's inputs; *params* are
+trainable parameters and what is computed from them alone; the rest are *constants*. Where a param
+meets the batch, the call is computed by its rule inside an `autograd.Function`: that is one *use*,
+and its backward pass hands the per-sample gradients of the params to whoever is receiving.
+
+With no receiver, a use gives its params their ordinary gradient, so that `loss.backward()` outside
+the engine means what it always did.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from dpexp.clipping.per_sample import PerSampleGrad, accumulation_dtype
+from dpexp.clipping.plan import always_ghost
+from dpexp.clipping.rules.registry import (
+    RESHAPES,
+    SHAPE_ONLY,
+    bind,
+    decomposition,
+    is_in_place,
+    pure,
+)
+from dpexp.clipping.rules.rule import Bound, Kind, Operation, SampleAxes
+
+# Set on tensors that depend on the batch. Not on parameters or modules.
+_BATCH_MARK = "_dpexp_is_batch"
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """A tensor made of trainable parameters alone.
+
+    Attributes:
+        value: The tensor, with its graph back to the parameters.
+        params: The parameters it is made of.
+        is_reshape: Whether it is one parameter in another shape.
+    """
+
+    value: Tensor
+    params: tuple[nn.Parameter, ...]
+    is_reshape: bool
+
+
+@dataclass(eq=False)
+class ForwardPass:
+    """One call of the model.
+
+    Attributes:
+        args: What it was called with, kept until the graph is freed.
+        kwargs: Likewise.
+        uses: Name and parameters of each use, in order: what the pass is recognised by.
+        is_checkpointed: Whether parts of it are recomputed in the backward pass.
+    """
+
+    args: tuple
+    kwargs: dict
+    uses: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    is_checkpointed: bool = False
+
+
+@dataclass(eq=False)
+class Use:
+    """One call in which params met the batch.
+
+    Attributes:
+        operation: The call, its options bound.
+        expressions: The params, in the order of the operation.
+        forward_pass: The call of the model it belongs to.
+        index: Its place among the uses of that call.
+        num_inputs: How many batch tensors it takes.
+        spec: How its output tensors become the call's result.
+    """
+
+    operation: Operation
+    expressions: tuple[Expression, ...]
+    forward_pass: ForwardPass
+    index: int
+    num_inputs: int
+    spec: Any = None
+
+    @property
+    def label(self) -> str:
+        """Say which parameters in which operation, for messages."""
+        name, params = self.forward_pass.uses[self.index]
+        return f"{', '.join(params)} in {name}"
+
+
+# Called with a use, its saved tensors and its output gradient, in the backward pass.
+Receiver = Callable[[Use, Sequence[Tensor], Any], None]
+# Called with a use, its batch inputs, its constants and its outputs, in the forward pass.
+Observer = Callable[[Use, Sequence[Tensor], Sequence[Tensor]], None]
+
+
+class Tap(TorchFunctionMode):
+    """Watches one model; see the module docstring.
+
+    Attributes:
+        receiver: Takes over the backward pass of every use while set.
+        observer: Sees every use of a forward pass while set.
+        outputs: What the model returned last, until `forget`. Not kept by the pass, which the
+            graph of the outputs holds: that would be a circle that nothing frees.
+    """
+
+    def __init__(self, names: dict[nn.Parameter, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.receiver: Receiver | None = None
+        self.observer: Observer | None = None
+        self.anchor = torch.zeros((), requires_grad=True)
+        self.outputs: list[Tensor] = []
+        self.forward_pass: ForwardPass | None = None
+        self._expressions: dict[int, Expression] = {}
+
+    def _own(self) -> dict[int, Expression]:
+        return {id(p): Expression(p, (p,), True) for p in self.names if p.requires_grad}
+
+    def start(self, args: tuple, kwargs: dict) -> ForwardPass:
+        """Begin a call of the model with these inputs."""
+        self.outputs = []
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                setattr(leaf, _BATCH_MARK, True)
+        self._expressions = self._own()
+        self.forward_pass = ForwardPass(args, kwargs)
+        return self.forward_pass
+
+    def stop(self) -> None:
+        """End the call: what is computed from here on is not watched."""
+        self._expressions = {}
+        self.forward_pass = None
+
+    def replay(self) -> None:
+        """Begin to watch what a checkpointed model recomputes in the backward pass."""
+        self._expressions = self._own()
+        self.forward_pass = ForwardPass((), {})
+
+    def kind(self, leaf: Any) -> Kind:
+        """Return which kind of tensor this is; anything else is a constant."""
+        if not isinstance(leaf, Tensor):
+            return "constant"
+        if id(leaf) in self._expressions:
+            return "param"
+        return "batch" if hasattr(leaf, _BATCH_MARK) else "constant"
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Run one call, as a use if a param meets the batch in it."""
+        kwargs = kwargs or {}
+        kinds = {self.kind(t) for t in _tensors((args, kwargs))}
+        is_differentiable = "param" in kinds and torch.is_grad_enabled()
+        if is_differentiable and func in SHAPE_ONLY:
+            out = func(*args, **kwargs)
+            return self._expression(func, args[:1], out)
+        if not (is_differentiable and "batch" in kinds):
+            out = func(*args, **kwargs)
+            if is_differentiable:
+                return self._expression(func, args, out)
+            return _mark(func, args, out) if "batch" in kinds else out
+        if decomposed := decomposition(func, args, self.kind):
+            with self:
+                return decomposed(*args, **kwargs)
+        if not is_in_place(func):
+            return self._use(bind(func, args, kwargs, self.kind))
+        return self._in_place(func, args, kwargs)
+
+    def _in_place(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """Compute what an in-place call would leave behind as a use, and put it there."""
+        target, *others = args
+        source = target.clone()
+        if self.kind(target) == "param":
+            expression = self._expressions.pop(id(target))
+            self._expressions[id(source)] = replace(expression, value=source)
+        setattr(source, _BATCH_MARK, True)
+        target.copy_(self._use(bind(pure(func), (source, *others), kwargs, self.kind)))
+        setattr(target, _BATCH_MARK, True)
+        return None if func is Tensor.__setitem__ else target
+
+    def _expression(self, func: Callable, args: tuple, out: Any) -> Any:
+        """Remember what was computed from parameters alone."""
+        sources = [self._expressions[id(t)] for t in _tensors(args) if id(t) in self._expressions]
+        params = tuple(dict.fromkeys(p for source in sources for p in source.params))
+        changed = args[0] if is_in_place(func) else None  # a constant that took parameters in
+        for leaf in pytree.tree_leaves((out, changed)):
+            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf not in self.names:
+                is_reshape = (
+                    func in RESHAPES
+                    and sources[0].is_reshape
+                    and leaf.numel() == sources[0].value.numel()
+                )
+                self._expressions[id(leaf)] = Expression(leaf, params, is_reshape)
+        return out
+
+    def _use(self, bound: Bound) -> Any:
+        """Compute a call as a use."""
+        assert self.forward_pass is not None
+        operation, inputs, params = bound
+        expressions = tuple(self._expressions[id(p)] for p in params)
+        names = dict.fromkeys(self.names[p] for e in expressions for p in e.params)
+        use = Use(
+            operation, expressions, self.forward_pass, len(self.forward_pass.uses), len(inputs)
+        )
+        self.forward_pass.uses.append((operation.name, tuple(names)))
+        outputs = _Tapped.apply(self.anchor, self, use, *inputs, *params)
+        for output in _tensors(outputs):
+            setattr(output, _BATCH_MARK, True)
+        if self.observer is not None:
+            self.observer(use, inputs, outputs)
+        return pytree.tree_unflatten(list(outputs), use.spec)
+
+
+def _tensors(leaf: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested arguments."""
+    if isinstance(leaf, Tensor):
+        yield leaf
+    elif isinstance(leaf, tuple | list):
+        for item in leaf:
+            yield from _tensors(item)
+    elif isinstance(leaf, dict):
+        for item in leaf.values():
+            yield from _tensors(item)
+
+
+def _mark(func: Callable, args: tuple, out: Any) -> Any:
+    """Mark what was computed from the batch, but for what took only its shape."""
+    if func in SHAPE_ONLY and func is not Tensor.to and func is not Tensor.type_as:
+        is_from_batch = args and hasattr(args[0], _BATCH_MARK) and "as" in func.__name__
+        if not is_from_batch:
+            return out
+    for tensor in _tensors(out):
+        setattr(tensor, _BATCH_MARK, True)
+    if is_in_place(func) and args and isinstance(args[0], Tensor):
+        setattr(args[0], _BATCH_MARK, True)
+    return out
+
+
+class _Tapped(torch.autograd.Function):
+    """A use, as autograd sees it: params are inputs of the node, but follow the receiver."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, tap: Tap, use: Use, *tensors: Tensor) -> Any:
+        """Compute the call."""
+        inputs, params = tensors[: use.num_inputs], tensors[use.num_inputs :]
+        result, saved = use.operation.forward(inputs, params)
+        outputs, use.spec = pytree.tree_flatten(result)
+        ctx.tap, ctx.use = tap, use
+        ctx.save_for_backward(*saved)
+        # Checkpointing packs what is saved; to unpack it, it runs the forward again.
+        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            use.forward_pass.is_checkpointed = True
+        ctx.is_differentiable = [isinstance(y, Tensor) and y.is_floating_point() for y in outputs]
+        pairs = zip(outputs, ctx.is_differentiable, strict=True)
+        ctx.mark_non_differentiable(*(y for y, d in pairs if isinstance(y, Tensor) and not d))
+        return tuple(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads_y: Tensor) -> Any:
+        """Return the gradients of the inputs; hand those of the params over."""
+        use, saved = ctx.use, ctx.saved_tensors
+        kept = [g for g, d in zip(grads_y, ctx.is_differentiable, strict=True) if d]
+        grad_y = kept[0] if len(kept) == 1 else kept
+        with torch._C.DisableTorchFunction():  # a replay is not to watch this
+            return _Tapped.gradients(ctx, use, saved, grad_y)
+
+    @staticmethod
+    def gradients(ctx: Any, use: Use, saved: Sequence[Tensor], grad_y: Any) -> Any:
+        """Return a gradient, or None, for each argument of `forward`."""
+        needed = ctx.needs_input_grad[3 : 3 + use.num_inputs]
+        if ctx.tap.receiver is not None:
+            ctx.tap.receiver(use, saved, grad_y)
+            grads: Sequence[Tensor | None] = (None,) * len(use.expressions)
+        else:
+            wanted = ctx.needs_input_grad[3 + use.num_inputs :]
+            grads = plain_grads(use, saved, grad_y) if any(wanted) else (None,) * len(wanted)
+        return (None, None, None, *use.operation.input_grads(saved, grad_y, needed), *grads)
+
+
+def plain_grads(use: Use, saved: Sequence[Tensor], grad_y: Any) -> list[Tensor]:
+    """Return the ordinary gradients of a use's params: the whole batch as one sample."""
+    num_outputs = 1 if isinstance(grad_y, Tensor) else len(grad_y)
+    axes = SampleAxes(1, (0,) * use.num_inputs, (0,) * num_outputs)
+    grads: Sequence[PerSampleGrad] = use.operation.param_grads(saved, grad_y, axes, always_ghost)
+    values = [expression.value for expression in use.expressions]
+    return [
+        grad.weighted_sum(torch.ones(1, dtype=accumulation_dtype(v), device=v.device))
+        .view(v.shape)
+        .to(v.dtype)
+        for grad, v in zip(grads, values, strict=True)
+    ]
