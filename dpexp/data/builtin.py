@@ -123,6 +123,8 @@ def _open_part(
     try:
         return build(root, download=False, **arguments)
     except RuntimeError as absent:
+        if "not found" not in str(absent):
+            raise _corrupt(root, config.name, absent) from absent
         if not config.download:
             raise DataError(
                 f"{config.name} is not in {root.resolve()} ({first_line(absent)}); with "

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dpexp.config import ModelConfig
+from dpexp.errors import ModelError
 from dpexp.models.checkpoint import load_checkpoint
 from dpexp.models.networks import OWN_NETWORKS, Blank, own_network
 from dpexp.models.surgery import (
@@ -70,7 +71,8 @@ def build(
         config: Name, weights, norms and trainable parameters.
         num_classes: Outputs of the classifier.
         channels: Of the images; None for the network's own.
-        image_size: Pixels a side, if `config.image_size` does not say; None for the network's own.
+        image_size: Pixels a side that the data set asks for; None leaves it to `config`, and to
+            the network's own if that says nothing either.
         seed: Of the initialisation.
         announce: Told of a download before it starts.
 
@@ -78,7 +80,12 @@ def build(
         ModelError: If the name is unknown, the weights out of reach or not fitting, the size not
             one that the network takes, or nothing would train.
     """
-    size = config.image_size if config.image_size is not None else image_size
+    if None not in (config.image_size, image_size) and config.image_size != image_size:
+        raise ModelError(
+            f"model.image_size={config.image_size} and dataset.image_size={image_size}: the "
+            f"network takes what the data give; set one of them, or both alike"
+        )
+    size = config.image_size or image_size
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if config.name in OWN_NETWORKS:
