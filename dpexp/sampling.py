@@ -156,4 +156,4 @@ def _sequence(seed: int, purpose: str, step: int) -> SeedSequence:
 def _system_uniforms(count: int) -> NDArray[np.float64]:
     """Return uniforms on the multiples of 2^-53 in [0, 1), from the operating system."""
     bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -5,16 +5,19 @@ PLD. If one fails the other stands alone, if both fail RDP does; either way `not
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from dpexp.accounting import gaussian, gdp, pld, prv, rdp
 from dpexp.accounting.cache import cached
 from dpexp.accounting.inputs import check_inputs
-from dpexp.accounting.worker import PrvWorker, WorkerLostError
+from dpexp.accounting.isolation import FAILURES, ChildLostError, run_in_child
 from dpexp.errors import AccountingError
 
 MAX_DISAGREEMENT = 0.02  # between PRV's estimate and PLD, in epsilon
+
+PrvBound = Callable[..., float]  # the signature of `prv.epsilon`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +65,8 @@ def epsilon_bounds(
 ) -> Bounds:
     """Return epsilon of K Poisson-subsampled Gaussian steps by every accountant; cached on disk.
 
-    It takes a second or two, never more than a minute: the accountant that can hang runs in a
-    child process with limits of time and memory.
+    It takes a second or two, and is stopped after two minutes: the accountant that can hang runs in
+    a child process with limits of time and memory.
 
     Args:
         noise_multiplier: sigma; 0 gives infinity.
@@ -80,10 +83,28 @@ def epsilon_bounds(
     def compute() -> Bounds:
         if is_exact(sigma, q):
             return exact_bounds(sigma, q, steps, delta)
-        with PrvWorker() as worker:
-            return evaluate(sigma, q, steps, delta, worker)
+        try:
+            return Bounds.from_dict(run_in_child("bounds", inputs))
+        except ChildLostError as error:
+            return evaluate(sigma, q, steps, delta, prv_bound=unavailable(error))
 
     return cached("bounds", inputs, compute, Bounds.from_dict, lambda bounds: bounds.is_final)
+
+
+def sound_epsilon(
+    noise_multiplier: float, sampling_rate: float, num_steps: int, delta: float
+) -> float:
+    """Return the epsilon of `epsilon_bounds` that is reported."""
+    return epsilon_bounds(noise_multiplier, sampling_rate, num_steps, delta).epsilon
+
+
+def unavailable(reason: ChildLostError) -> PrvBound:
+    """Return a stand-in for `prv.epsilon` that fails for this reason, so that it is recorded."""
+
+    def raise_reason(**_: float) -> float:
+        raise reason
+
+    return raise_reason
 
 
 def is_exact(sigma: float, q: float) -> bool:
@@ -110,10 +131,10 @@ def evaluate(
     q: float,
     steps: int,
     delta: float,
-    worker: PrvWorker,
+    prv_bound: PrvBound,
     preferred_points: int = prv.PREFERRED_POINTS,
 ) -> Bounds:
-    """Return the bounds of a subsampled mechanism, with PRV evaluated by `worker`; not cached."""
+    """Return the bounds of a subsampled mechanism, with PRV by `prv_bound`; not cached."""
     notes: list[str] = []
     by_rdp = rdp.epsilon(sigma, q, steps, delta)
     by_pld = pld_or_none(sigma, q, steps, delta, notes)
@@ -121,13 +142,13 @@ def evaluate(
     try:
         near = by_rdp if by_pld is None else by_pld
         error = prv.choose_error(sigma, q, steps, delta, near, preferred_points)
-        worker.submit(
+        by_prv = prv_bound(
             noise_multiplier=sigma, sampling_rate=q, num_steps=steps, delta=delta, eps_error=error
         )
-        by_prv = worker.result()
-    except AccountingError as failure:
-        notes.append(f"PRV gave no bound: {failure}")
-        is_final = not isinstance(failure, WorkerLostError)
+    except FAILURES as failure:
+        kind = "" if isinstance(failure, AccountingError) else f"{type(failure).__name__}: "
+        notes.append(f"PRV gave no bound: {kind}{failure}")
+        is_final = not isinstance(failure, ChildLostError | MemoryError)
     epsilon, source = _sound(by_prv, by_pld, by_rdp, error, notes)
     return Bounds(
         epsilon=epsilon,
@@ -142,13 +163,18 @@ def evaluate(
     )
 
 
-def pld_or_none(
-    sigma: float, q: float, steps: int, delta: float, notes: list[str]
-) -> float | None:
+def pld_or_none(sigma: float, q: float, steps: int, delta: float, notes: list[str]) -> float | None:
     """Return the PLD bound; where it is not finite or fails, None and the reason in `notes`."""
     try:
         epsilon = pld.epsilon(sigma, q, steps, delta)
-    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         notes.append(f"PLD gave no bound: {type(error).__name__}: {error}")
         return None
     if not math.isfinite(epsilon):

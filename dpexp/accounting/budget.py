@@ -1,20 +1,26 @@
 """Noise for a budget, and what a noise costs, under every accountant side by side."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from dpexp.accounting import gdp, pld, rdp, shuffled
-from dpexp.accounting.bounds import Bounds, epsilon_bounds, evaluate, exact_bounds, is_exact
+from dpexp.accounting.bounds import (
+    Bounds,
+    PrvBound,
+    epsilon_bounds,
+    evaluate,
+    exact_bounds,
+    unavailable,
+)
 from dpexp.accounting.cache import cached
 from dpexp.accounting.calibrate import calibrate, round_up, search, smallest_sigma
 from dpexp.accounting.inputs import check_inputs, check_target
-from dpexp.accounting.worker import PrvWorker
+from dpexp.accounting.isolation import ChildLostError, run_in_child
 from dpexp.errors import AccountingError
 
-TABLE_POINTS = 250_000  # PRV's grid for the sigmas that are shown for comparison; half a second
+TABLE_POINTS = 100_000  # PRV's grid for the sigmas that are shown for comparison; 0.2 s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,11 @@ class Row:
     accountant: str
     noise_multiplier: float
     bounds: Bounds
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Row":
+        """Build it back from `dataclasses.asdict` after JSON."""
+        return cls(**{**fields, "bounds": Bounds.from_dict(fields["bounds"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +89,7 @@ class Budget:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Budget":
         """Build it back from `dataclasses.asdict` after JSON."""
-        rows = tuple(
-            Row(**{**row, "bounds": Bounds.from_dict(row["bounds"])}) for row in fields["rows"]
-        )
+        rows = tuple(Row.from_dict(row) for row in fields["rows"])
         return cls(**{**fields, "rows": rows, "published": Published(**fields["published"])})
 
 
@@ -119,12 +128,12 @@ def budget(
         check_inputs(noise_multiplier, q, steps, delta)
 
     def compute() -> Budget:
-        if eps is None:
-            assert noise_multiplier is not None
+        if noise_multiplier is None:
+            assert eps is not None
+            rows = _rows(eps, delta, q, steps)
+        else:
             bounds = epsilon_bounds(noise_multiplier, q, steps, delta)
             rows = (Row(accountant="given", noise_multiplier=noise_multiplier, bounds=bounds),)
-        else:
-            rows = _rows(eps, delta, q, steps)
         return Budget(
             eps=eps,
             delta=delta,
@@ -182,25 +191,30 @@ def _rows(eps: float, delta: float, q: float, steps: int) -> tuple[Row, ...]:
     """Return a row for each accountant's sigma; the sound one first, the central limit's last."""
     if math.isinf(eps) or q == 1:
         sound = calibrate(eps, delta, q, steps)
-        first = Row(accountant="prv", noise_multiplier=sound.noise_multiplier, bounds=sound.bounds)
-        others = {} if math.isinf(eps) else _compared_sigmas(eps, delta, q, steps)
-        return (first, *(_row(name, sigma, q, steps, delta) for name, sigma in others.items()))
+        sigmas = {"prv": sound.noise_multiplier}
+        if not math.isinf(eps):
+            sigmas |= _compared_sigmas(eps, delta, q, steps)
+        return tuple(
+            Row(accountant=name, noise_multiplier=s, bounds=exact_bounds(s, q, steps, delta))
+            for name, s in sigmas.items()
+        )
+    arguments = {"eps": eps, "delta": delta, "q": q, "steps": steps}
+    try:
+        return tuple(Row.from_dict(row) for row in run_in_child("budget", arguments))
+    except ChildLostError as error:
+        return search_rows(eps, delta, q, steps, prv_bound=unavailable(error))
 
-    # Two children on two cores: one verifies the sound sigma while the other fills the table.
-    with PrvWorker() as worker, PrvWorker() as table_worker, ThreadPoolExecutor(1) as pool:
-        future = pool.submit(search, eps, delta, q, steps, worker)
-        others = _compared_sigmas(eps, delta, q, steps)
-        rows = [
-            Row(
-                accountant=name,
-                noise_multiplier=sigma,
-                bounds=evaluate(sigma, q, steps, delta, table_worker, TABLE_POINTS),
-            )
-            for name, sigma in others.items()
-        ]
-        sound = future.result()
-    first = Row(accountant="prv", noise_multiplier=sound.noise_multiplier, bounds=sound.bounds)
-    return (first, *rows)
+
+def search_rows(
+    eps: float, delta: float, q: float, steps: int, prv_bound: PrvBound
+) -> tuple[Row, ...]:
+    """Return the rows for q below 1 and a finite target; not cached."""
+    sound = search(eps, delta, q, steps, prv_bound)
+    rows = [Row(accountant="prv", noise_multiplier=sound.noise_multiplier, bounds=sound.bounds)]
+    for name, sigma in _compared_sigmas(eps, delta, q, steps).items():
+        bounds = evaluate(sigma, q, steps, delta, prv_bound, TABLE_POINTS)
+        rows.append(Row(accountant=name, noise_multiplier=sigma, bounds=bounds))
+    return tuple(rows)
 
 
 def _compared_sigmas(eps: float, delta: float, q: float, steps: int) -> dict[str, float]:
@@ -210,13 +224,6 @@ def _compared_sigmas(eps: float, delta: float, q: float, steps: int) -> dict[str
     by_rdp = smallest(rdp.epsilon, start=by_gdp)
     by_pld = smallest(pld.epsilon, start=by_rdp)
     return {"pld": by_pld, "rdp": by_rdp, "gdp": round_up(by_gdp)}
-
-
-def _row(name: str, sigma: float, q: float, steps: int, delta: float) -> Row:
-    assert is_exact(sigma, q)
-    return Row(
-        accountant=name, noise_multiplier=sigma, bounds=exact_bounds(sigma, q, steps, delta)
-    )
 
 
 def _published(row: Row, delta: float, q: float, steps: int) -> Published:

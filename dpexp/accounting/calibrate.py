@@ -7,15 +7,23 @@ from functools import partial
 from typing import Any
 
 from dpexp.accounting import gaussian, gdp, pld, prv, rdp
-from dpexp.accounting.bounds import Bounds, evaluate, exact_bounds, pld_or_none
+from dpexp.accounting.bounds import (
+    Bounds,
+    PrvBound,
+    evaluate,
+    exact_bounds,
+    pld_or_none,
+    unavailable,
+)
 from dpexp.accounting.cache import cached
 from dpexp.accounting.inputs import check_target
-from dpexp.accounting.worker import PrvWorker
+from dpexp.accounting.isolation import ChildLostError, run_in_child
 from dpexp.errors import AccountingError
 
 DECIMALS = 4  # of a sigma; rounded up, so that what is printed is what was verified
 MAX_TRIES = 12  # verifications; the first succeeds but for tiny epsilons
 MAX_EVALUATIONS = 80  # of one accountant in one search; about five are needed
+COARSE = 4e-3  # relative error of the grid that a search starts on
 NEAR_ENOUGH = 1e-4  # how far below the target a search may end, relatively
 
 Epsilon = Callable[[float, float, int, float], float]
@@ -59,22 +67,25 @@ def calibrate(eps: float, delta: float, sampling_rate: float, num_steps: int) ->
     """
     eps, delta, q, steps = check_target(eps, delta, sampling_rate, num_steps)
 
+    inputs = {"eps": eps, "delta": delta, "q": q, "steps": steps}
+
     def compute() -> Calibration:
         if math.isinf(eps):
             return _exact(0.0, q, steps, delta)
         if q == 1:
             sigma = round_up(math.sqrt(steps) / gaussian.mu_of(eps, delta))
             return _exact(sigma, q, steps, delta)
-        with PrvWorker() as worker:
-            return search(eps, delta, q, steps, worker)
+        try:
+            return Calibration.from_dict(run_in_child("calibrate", inputs))
+        except ChildLostError as error:
+            return search(eps, delta, q, steps, prv_bound=unavailable(error))
 
-    inputs = {"eps": eps, "delta": delta, "q": q, "steps": steps}
     return cached(
         "calibrate", inputs, compute, Calibration.from_dict, lambda result: result.bounds.is_final
     )
 
 
-def search(eps: float, delta: float, q: float, steps: int, worker: PrvWorker) -> Calibration:
+def search(eps: float, delta: float, q: float, steps: int, prv_bound: PrvBound) -> Calibration:
     """Return the calibration for q below 1 and a finite target; not cached.
 
     PLD finds sigma for a target lowered by PRV's error, so that PRV's bound then meets the target
@@ -84,7 +95,9 @@ def search(eps: float, delta: float, q: float, steps: int, worker: PrvWorker) ->
     bound: Epsilon = rdp.epsilon
     if pld_or_none(start, q, steps, delta, []) is not None:
         # The grid's work falls with its error: approach on a coarse one.
-        start = smallest_sigma(partial(pld.epsilon, relative_error=4e-3), eps, delta, q, steps, start)
+        start = smallest_sigma(
+            partial(pld.epsilon, relative_error=4e-3), eps, delta, q, steps, start
+        )
         bound = pld.epsilon
     try:
         margin = prv.choose_error(start, q, steps, delta, eps)
@@ -92,7 +105,7 @@ def search(eps: float, delta: float, q: float, steps: int, worker: PrvWorker) ->
         margin = 0.0  # `evaluate` meets the same refusal, and notes it
     sigma = smallest_sigma(bound, eps - margin, delta, q, steps, start)
     for _ in range(MAX_TRIES):
-        bounds = evaluate(sigma, q, steps, delta, worker)
+        bounds = evaluate(sigma, q, steps, delta, prv_bound)
         if margin and bounds.prv is None:
             margin, sigma = 0.0, smallest_sigma(bound, eps, delta, q, steps, start)
         elif bounds.epsilon <= eps:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpexp.accounting import pld, rdp, shuffled
-from dpexp.accounting.bounds import epsilon_bounds
+from dpexp.accounting.bounds import sound_epsilon
 from dpexp.accounting.cache import cached
+from dpexp.accounting.isolation import FAILURES
 from dpexp.mechanism import Mechanism
 
 NUM_MARKS = 24  # step counts whose epsilon is computed beforehand; between them it is rounded up
@@ -60,7 +61,7 @@ def epsilon_spent(mechanism: Mechanism, num_steps: int, delta: float) -> float:
     sigma, q = mechanism.noise_multiplier, mechanism.sampling_rate
     if mechanism.sampler == "shuffle":
         return shuffled.epsilon(sigma, shuffled.epochs_started(num_steps, q), delta)
-    return epsilon_bounds(sigma, q, num_steps, delta).epsilon
+    return sound_epsilon(sigma, q, num_steps, delta)
 
 
 def spent_table(mechanism: Mechanism, delta: float) -> SpentTable:
@@ -79,7 +80,9 @@ def spent_table(mechanism: Mechanism, delta: float) -> SpentTable:
     inputs = {"sigma": sigma, "q": q, "steps": mechanism.num_steps, "delta": delta, "whole": whole}
 
     def compute() -> SpentTable:
-        return SpentTable(steps=tuple(marks), epsilons=tuple(_rising(sigma, q, marks, delta, whole)))
+        return SpentTable(
+            steps=tuple(marks), epsilons=tuple(_rising(sigma, q, marks, delta, whole))
+        )
 
     return cached("spent", inputs, compute, SpentTable.from_dict)
 
@@ -88,7 +91,7 @@ def _rising(sigma: float, q: float, marks: list[int], delta: float, whole: float
     """Return bounds at the marks, none above the whole run's: fewer steps never cost more."""
     try:
         bounds = pld.epsilons(sigma, q, marks, delta)
-    except (ArithmeticError, MemoryError, RuntimeError, ValueError):
+    except FAILURES:
         bounds = [rdp.epsilon(sigma, q, k, delta) for k in marks]
     bounds[-1] = whole
     for i in reversed(range(len(bounds) - 1)):
