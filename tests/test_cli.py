@@ -1,6 +1,5 @@
 """What is typed, and what comes back: configurations, error lines, exit codes."""
 
-import json
 import os
 import subprocess
 import sys

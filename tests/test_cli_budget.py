@@ -1,0 +1,112 @@
+"""`dpexp budget`: what is asked, what comes back, and how fast."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dpexp.cli.budget import read
+from dpexp.cli.main import main
+from dpexp.data.public import KNOWN_SETS
+
+ROOT = Path(__file__).parents[1]
+GIVEN = ["noise_multiplier=.7792", "batch=1000", "steps=150", "n=50000"]
+
+WRONG_WORDS = {
+    "nothing": ([], ["eps or noise_multiplier is missing", "batch is missing"], 4),
+    "type": (["eps=abc", *GIVEN[1:]], ["eps=abc: must be a number"], 1),
+    "range": (["eps=-1", *GIVEN[1:]], ["eps=-1.0", "above 0"], 1),
+    "key": (["esp=1", *GIVEN], ["did you mean eps=1?"], 1),
+    "both": (["eps=1", *GIVEN], ["eps=1.0 and noise_multiplier=0.7792", "give one"], 1),
+    "data set": (["dataset=cifar", *GIVEN[:3]], ["dataset=cifar", "did you mean cifar10?"], 1),
+    "not public": (["dataset=parquet", *GIVEN[:3]], ["dataset=parquet", "give n="], 1),
+    "batch": (["batch=60000", "n=50000", "eps=1", "steps=1"], ["batch=60000", "N = 50000"], 1),
+    "delta": ([*GIVEN, "delta=0.1"], ["delta=0.1", "below 2e-05"], 1),
+    "steps": ([*GIVEN[:2], "steps=0", "n=50000"], ["steps=0", "above 0"], 1),
+    "several": (["eps=abc", "batch=0", "steps=-1", "n=0"], ["eps=abc", "batch=0", "n=0"], 4),
+}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An accounting cache of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(("words", "parts", "count"), WRONG_WORDS.values(), ids=WRONG_WORDS)
+def test_wrong_words_are_lines_and_exit_2(capsys, words, parts, count):
+    assert main(["budget", *words]) == 2
+    text = capsys.readouterr().err
+    assert len(text.splitlines()) == count, text
+    assert [part for part in parts if part not in text] == []
+
+
+@pytest.mark.parametrize("name", KNOWN_SETS)
+def test_size_of_a_published_set_is_known(name):
+    setting = read(["eps=1", "batch=10", "epochs=1", f"dataset={name}"])
+    assert setting["num_train"] == KNOWN_SETS[name].num_train
+
+
+def test_validation_leaves_less_to_train_on():
+    words = ["eps=1", "batch=10", "epochs=1", "dataset=cifar10", "dataset.validation=0.1"]
+    assert read(words)["num_train"] == 45_000
+
+
+def test_json_holds_the_numbers_and_is_strict(cache, capsys):
+    assert main(["budget", *GIVEN, "json=true"]) == 0
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not strict JSON")
+
+    result = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    bounds = result["rows"][0]["bounds"]
+    # Origin: dp-accounting's PLD at a finer grid; PRV's upper bound lies 0 to 0.012 above.
+    assert bounds["pld"] == pytest.approx(3.186, abs=0.005)
+    assert 0 <= bounds["prv"] - bounds["pld"] <= 0.012
+    assert bounds["epsilon"] == max(bounds["prv"], bounds["pld"])
+
+
+def test_infinite_budget_is_strict_json_too(cache, capsys):
+    assert main(["budget", "eps=inf", *GIVEN[1:], "json=true"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["eps"], result["rows"][0]["noise_multiplier"]) == ("inf", 0)
+    assert result["rows"][0]["bounds"]["epsilon"] == "inf"
+
+
+def test_table_shows_every_accountant_and_what_is_no_bound(cache, capsys):
+    words = ["eps=2", "batch=100", "steps=20", "n=1000"]
+    assert main(["budget", *words, "delta=1e-5"]) == 0
+    text = capsys.readouterr().out
+    rows = [line.split() for line in text.splitlines() if re.match(r" *(PRV|PLD|RDP|GDP\*) ", line)]
+    assert [row[0] for row in rows] == ["PRV", "PLD", "RDP", "GDP*"]
+    sound = {row[0]: float(row[-1]) for row in rows}
+    assert 1.95 < sound["PRV"] <= 2
+    assert sound["GDP*"] > 2, "the central limit asks for too little noise"
+    assert sound["RDP"] < sound["PRV"], "the looser accountant asks for too much"
+    assert "* central-limit estimate, not a bound" in text
+
+
+def test_cached_budget_needs_no_torch_and_a_second(tmp_path):
+    script = (
+        "import sys; from dpexp.cli.main import main; code = main();"
+        "print({'torch', 'hydra', 'scipy'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
+    )
+    for _ in ("cold", "cached"):
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", script, "budget", *GIVEN],
+            cwd=ROOT,
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds = time.monotonic() - start
+    assert done.stderr.strip() == "set()"
+    # A second on a quiet machine; twice that where tests run side by side.
+    assert seconds < 2
