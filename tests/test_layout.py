@@ -46,9 +46,10 @@ def imported_modules(path: Path) -> list[str]:
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} line {node.lineno}: imports name the whole path"
-            # `from dpexp import train` names its room in the alias.
-            bare = node.module == "dpexp"
-            modules += [f"dpexp.{a.name}" for a in node.names] if bare else [node.module]
+            # `from dpexp import train` names its room in the alias, `__version__` names none.
+            names = [alias.name for alias in node.names if not alias.name.startswith("__")]
+            is_bare = node.module == "dpexp"
+            modules += [f"dpexp.{name}" for name in names] if is_bare else [node.module]
     return modules
 
 
