@@ -93,7 +93,30 @@ def build(
         else:
             options = {"num_classes": num_classes, "in_chans": channels}
             blank = timm_network(config, options, image_size=size, announce=announce)
-    return _finish(blank, config, seed)
+    built = _finish(blank, config, seed)
+    if size is not None:
+        _check_forward(built)
+    return built
+
+
+def _check_forward(built: BuiltModel) -> None:
+    """Check that an image of the size asked for, which may not be the network's own, gets through.
+
+    Raises:
+        ModelError: If it does not.
+    """
+    size = built.image_size
+    try:
+        with torch.no_grad():
+            built.module.eval()(torch.zeros(1, built.channels, size, size))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{built.name} cannot take images of {size}x{size} pixels ({reason}); give a larger "
+            f"model.image_size, or leave it and dataset.image_size null for the network's own"
+        ) from error
+    finally:
+        built.module.train()
 
 
 def _finish(blank: Blank, config: ModelConfig, seed: int) -> BuiltModel:
