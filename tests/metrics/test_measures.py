@@ -12,6 +12,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 from dpexp.errors import MetricError
 from dpexp.metrics import measures
 from dpexp.metrics.measures import MEASURES, Measure, measure
+from dpexp.metrics.predictions import predict
 from dpexp.metrics.summary import evaluate_metrics
 
 
@@ -206,6 +207,19 @@ def test_properties_of_all_measures(logits, random):
 
     order = torch.tensor(random.sample(range(n), n))
     assert evaluate_metrics(logits[order], labels[order]) == pytest.approx(values, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_weight_is_a_number_of_copies(name):
+    logits, labels = sample(60, labels_scale=0.4)
+    # Adaptive bins are those of the unweighted sample, so there only equal weights are copies.
+    copies = torch.full((60,), 3) if name == "adaptive_ece" else torch.arange(60) % 4
+    rows = torch.arange(60).repeat_interleave(copies)
+    expected = getattr(measures, name)(logits[rows], labels[rows])
+    weights = torch.stack([copies, torch.ones(60)]).double()
+    weighted, plain = MEASURES[name](predict(logits), labels[None], weights).tolist()
+    assert weighted == pytest.approx(expected, rel=1e-12)
+    assert plain == pytest.approx(getattr(measures, name)(logits, labels), rel=1e-12)
 
 
 def test_over_confident_model_is_called_so():
