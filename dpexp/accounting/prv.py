@@ -104,8 +104,8 @@ def _too_large(product: float, error: float, epsilon_near: float) -> str:
 
 def _error_times_points(sigma: float, q: float, steps: int, delta: float) -> float:
     delta_error = delta / 1000
-    all_steps = rdp.epsilon(sigma, q, steps, delta_error / 4)
-    one_step = rdp.epsilon(sigma, q, 1, delta_error / 8 / steps)
+    all_steps = rdp.rough_epsilon(sigma, q, steps, delta_error / 4)
+    one_step = rdp.rough_epsilon(sigma, q, 1, delta_error / 8 / steps)
     return 2 * (3 + max(all_steps, one_step)) * _error_over_mesh(steps, delta_error)
 
 

@@ -128,9 +128,9 @@ def _train(words: Words) -> int:
     if words.asks_config:
         sys.stdout.write(texts.as_yaml(config))
         return 0
-    from dpexp import train
+    from dpexp.train import run
 
-    train.run(config, command=["dpexp", "train", *words.overrides])
+    run.run(config, command=["dpexp", "train", *words.overrides])
     return 0
 
 
@@ -141,9 +141,9 @@ def _resume(folder: str, words: Words) -> int:
     overrides = changes(rest, command="train", only=RESUME_KEYS, config_dir=words.config_dir)
     if not Path(folder).is_dir():
         raise ConfigError(f"resume={folder}: no such folder; give the run folder that stopped")
-    from dpexp import train
+    from dpexp.train import run
 
-    train.resume(Path(folder), overrides)
+    run.resume(Path(folder), overrides)
     return 0
 
 
@@ -159,9 +159,9 @@ def _eval(words: Words) -> int:
     from dpexp.cli.compose import changes
 
     overrides = changes(rest, command="eval", config_dir=words.config_dir)
-    from dpexp import train
+    from dpexp.train import run
 
-    train.evaluate_saved(Path(target), overrides)
+    run.evaluate_saved(Path(target), overrides)
     return 0
 
 

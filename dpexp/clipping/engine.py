@@ -12,7 +12,7 @@ from dpexp.clipping.factors import FUNCTIONS
 from dpexp.clipping.groups import Group, instantiated, total_norms
 from dpexp.clipping.noise import NoiseSource, SeededNoise
 from dpexp.clipping.per_sample import PerSampleGrad, PulledBack
-from dpexp.clipping.plan import choose_way
+from dpexp.clipping.plan import Way, choose_way
 from dpexp.clipping.proof import Independence, check_losses_independent, uses_reached
 from dpexp.clipping.styles import group_bound, group_names, total_bound
 from dpexp.clipping.tap import Expression, Tap, Use
@@ -113,6 +113,7 @@ class PrivacyEngine:
         self.backward_passes = 2 if algorithm in _TWO_PASSES else 1
         self._function, self._stability = FUNCTIONS[function], stability
         self._choose = choose_way(algorithm, plan)
+        self._ways: dict[tuple[str, int, int, int], Way] = {}
         self._workspace = int(workspace_mib * _MIB)
         self._noise = _noise_source(generator)
         self._independence = Independence()
@@ -317,7 +318,13 @@ class PrivacyEngine:
         """Yield each parameter that a use touches with its per-sample gradients."""
         num_outputs = 1 if isinstance(grad_y, Tensor) else len(grad_y)
         axes = self._independence.of(use, num_samples, num_outputs)
-        grads = use.operation.param_grads(saved, grad_y, axes, self._choose)
+
+        def choose(positions: int, inputs: int, outputs: int) -> Way:
+            way = self._choose(positions, inputs, outputs)
+            self._ways[use.label, positions, inputs, outputs] = way
+            return way
+
+        grads = use.operation.param_grads(saved, grad_y, axes, choose)
         for expression, grad in zip(use.expressions, grads, strict=True):
             for param in expression.params:
                 pulled = _pulled_back(grad, expression, param)
@@ -406,7 +413,8 @@ class PrivacyEngine:
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         """Turn `.grad` into (sum + sigma R z) / B, once, as the optimizer is about to step."""
-        if args or kwargs.get("closure") is not None:
+        # args starts with the optimizer itself.
+        if any(arg is not None for arg in (*args[1:], kwargs.get("closure"))):
             raise EngineError(
                 "optimizer.step(closure) computes gradients after the noise was added, so they "
                 "would be neither clipped nor noised; call step() without a closure"
@@ -422,6 +430,13 @@ class PrivacyEngine:
             self._written.pop(param, None)
         self.num_steps += 1
 
+    def plan_rows(self) -> list[dict[str, Any]]:
+        """Return which way each norm was taken, for every use and shape met so far."""
+        return [
+            {"use": label, "positions": t, "inputs": d, "outputs": p, "way": way}
+            for (label, t, d, p), way in self._ways.items()
+        ]
+
     def epsilon(self, delta: float) -> float:
         """Return an upper bound on epsilon for the steps taken so far, at this delta.
 
@@ -430,7 +445,7 @@ class PrivacyEngine:
         Raises:
             EngineError: If the sampling rate is not known.
         """
-        from dpexp.accounting.bounds import sound_epsilon
+        from dpexp.accounting.bounds import epsilon_bounds
 
         if self._sampling_rate is None:
             raise EngineError(
@@ -439,7 +454,8 @@ class PrivacyEngine:
             )
         if self.num_steps == 0:
             return 0.0
-        return sound_epsilon(self._noise_multiplier, self._sampling_rate, self.num_steps, delta)
+        bounds = epsilon_bounds(self._noise_multiplier, self._sampling_rate, self.num_steps, delta)
+        return bounds.epsilon
 
     def state_dict(self) -> dict[str, int]:
         """Return what a resumed run needs to know."""

@@ -1,0 +1,57 @@
+"""Checkpoints: what a stopped run goes on from, and the plain weights for everybody else."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dpexp.errors import RunFolderError
+from dpexp.record.folder import RunFolder
+
+
+def save_checkpoint(folder: RunFolder, model: nn.Module, optimizer: Optimizer, step: int) -> None:
+    """Write state.pt, all that resuming needs in one file, then model.pt, the weights alone.
+
+    Each is written whole or not at all, so a run killed here goes on from the one before.
+    """
+    weights = model.state_dict()
+    state = {"step": step, "model": weights, "optimizer": optimizer.state_dict()}
+    _save(folder.state_checkpoint, state)
+    _save(folder.model_checkpoint, weights)
+
+
+def load_state(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what `save_checkpoint` wrote last, on the CPU; None if it never did.
+
+    Raises:
+        RunFolderError: If the file is damaged.
+    """
+    path = folder.state_checkpoint
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise RunFolderError(
+            f"{path} is damaged ({type(error).__name__}), so the run cannot go on from it; restore "
+            f"the file, or start a new run"
+        ) from error
+
+
+def _save(path: Path, content: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        torch.save(content, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise RunFolderError(
+            f"{path} cannot be written ({error}); the last good checkpoint is intact. Make room or "
+            f"give the folder write permission, then go on with dpexp train resume="
+            f"{path.parent.parent}"
+        ) from error

@@ -1,0 +1,40 @@
+"""What a run shows: lines when piped, and on a terminal a bar with epsilon, accuracy and time left."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dpexp.train.fit import Progress
+
+
+def say(line: str = "") -> None:
+    """Write a line to standard output, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress_bar(first_step: int) -> Iterator[Progress]:
+    """Yield what shows progress: a bar on a terminal, nothing elsewhere."""
+    if not sys.stdout.isatty():
+        yield lambda step, steps, epsilon, accuracy: None
+        return
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = [
+        TextColumn("step {task.completed:,.0f} of {task.total:,.0f}"),
+        BarColumn(),
+        TextColumn("epsilon {task.fields[epsilon]}  accuracy {task.fields[accuracy]}"),
+        TimeRemainingColumn(),
+    ]
+    with Bar(*columns) as bar:
+        fields: dict[str, Any] = {"epsilon": "0", "accuracy": "-"}
+        task = bar.add_task("", total=None, completed=first_step, **fields)
+
+        def show(step: int, steps: int, epsilon: float, accuracy: float | None) -> None:
+            shown = "-" if accuracy is None else f"{accuracy:.3f}"
+            bar.update(task, total=steps, completed=step, epsilon=f"{epsilon:.3f}", accuracy=shown)
+
+        yield show

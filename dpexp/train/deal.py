@@ -1,0 +1,185 @@
+"""The deal: what a run will do and what guarantee it will have, settled before the first step."""
+
+import math
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from dpexp.accounting import gdp, shuffled
+from dpexp.accounting.bounds import Bounds, epsilon_bounds
+from dpexp.accounting.calibrate import calibrate
+from dpexp.accounting.spent import spent_table
+from dpexp.config import TrainConfig
+from dpexp.errors import ConfigError
+from dpexp.mechanism import Mechanism
+
+NOT_COVERED = (
+    "choosing hyperparameters or checkpoints by looking at this data",
+    "training statistics in logs, all under unsafe/",
+    "attacks on floating-point rounding or on timing",
+)
+
+
+@dataclass(frozen=True)
+class Deal:
+    """What a run does to the data, and what may be said about it.
+
+    Attributes:
+        mechanism: What sampler, step and accountant agree on; None for ordinary training.
+        num_train: N.
+        num_steps: K.
+        sampling_rate: q = B / N.
+        delta: Of the guarantee.
+        target_epsilon: What was asked for; None where sigma was.
+        bounds: Every accountant's epsilon of the whole run, had it been Poisson-sampled; None for
+            ordinary training.
+        guarantee: "valid", "seeded" (the same mechanism with noise that can be repeated: for
+            research, not for release) or "none".
+        reason: Why there is none, or what is missing.
+    """
+
+    mechanism: Mechanism | None
+    num_train: int
+    num_steps: int
+    sampling_rate: float
+    delta: float
+    target_epsilon: float | None
+    bounds: Bounds | None
+    guarantee: str
+    reason: str
+
+    def epsilon_after(self, num_steps: int) -> float:
+        """Return an upper bound on the epsilon of the first `num_steps` steps, of what was done.
+
+        Poisson sampling has the accountants' bound; shuffled batches have theirs, without
+        amplification. Infinite without noise, or without DP.
+        """
+        if num_steps == 0:
+            return 0.0
+        if self.mechanism is None or self.mechanism.noise_multiplier == 0:
+            return math.inf
+        return spent_table(self.mechanism, self.delta).after(num_steps)
+
+
+def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
+    """Settle steps, noise and guarantee of a run on `num_train` samples.
+
+    Args:
+        config: The run, its ranges checked.
+        num_train: N; a public constant.
+        sensitivity: R, the bound on one sample's share of the gradient sum; gradient units.
+
+    Raises:
+        ConfigError: If batch or delta do not fit N.
+        AccountingError: If no noise meets the target.
+    """
+    check_size(config, num_train)
+    rate = config.batch / num_train
+    steps = config.steps or max(1, round((config.epochs or 0) * num_train / config.batch))
+    if not config.dp:
+        return Deal(None, num_train, steps, rate, config.delta, None, None, "none", "dp=off")
+    sigma = _noise_multiplier(config, rate, steps)
+    mechanism = Mechanism(
+        noise_multiplier=sigma,
+        clip_norm=sensitivity,
+        sampling_rate=rate,
+        num_steps=steps,
+        expected_batch_size=config.batch,
+        sampler="poisson" if config.protocol == "valid" else "shuffle",
+    )
+    guarantee, reason = _guarantee(config, sigma)
+    bounds = epsilon_bounds(sigma, rate, steps, config.delta)
+    target = config.eps if config.noise_multiplier is None else None
+    return Deal(mechanism, num_train, steps, rate, config.delta, target, bounds, guarantee, reason)
+
+
+def check_size(config: TrainConfig, num_train: int) -> None:
+    """Check batch and delta against N.
+
+    Raises:
+        ConfigError: If either does not fit; lists both.
+    """
+    problems = []
+    if config.batch > num_train:
+        problems.append(
+            f"batch={config.batch} is larger than the training set of {num_train} samples, so the "
+            f"sampling rate q = batch / N would be above 1; use at most {num_train}"
+        )
+    if config.dp and config.delta >= 1 / num_train:
+        problems.append(
+            f"delta={config.delta} is not below 1/N = {1 / num_train:.3g}: releasing one sample at "
+            f"random would already satisfy it; use a smaller delta"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _noise_multiplier(config: TrainConfig, rate: float, steps: int) -> float:
+    if config.noise_multiplier is not None:
+        return config.noise_multiplier
+    assert config.eps is not None
+    if math.isinf(config.eps):
+        return 0.0
+    if config.protocol == "published":
+        return gdp.noise_multiplier(config.eps, config.delta, rate, steps)
+    return calibrate(config.eps, config.delta, rate, steps).noise_multiplier
+
+
+def _guarantee(config: TrainConfig, sigma: float) -> tuple[str, str]:
+    if sigma == 0:
+        return "none", "no noise was added"
+    if config.protocol == "published":
+        return "none", "shuffled batches, accounted as if Poisson by a central-limit approximation"
+    if config.noise.secure:
+        return "valid", "noise and sampling drawn from the operating system"
+    return "seeded", "noise and sampling follow from a seed: for research, not for release"
+
+
+def privacy_document(deal: Deal, config: TrainConfig, steps_done: int) -> dict[str, Any]:
+    """Return the privacy statement of a run, as privacy.json holds it."""
+    mechanism, bounds = deal.mechanism, deal.bounds
+    document: dict[str, Any] = {
+        "guarantee": deal.guarantee,
+        "reason": deal.reason,
+        "epsilon_target": deal.target_epsilon,
+        "epsilon": deal.epsilon_after(steps_done),
+        "delta": deal.delta,
+        "steps_done": steps_done,
+        "steps_planned": deal.num_steps,
+        "sampling_rate": deal.sampling_rate,
+        "expected_batch_size": config.batch,
+        "num_train": deal.num_train,
+        "protocol": config.protocol,
+        "sampler": mechanism.sampler if mechanism else "poisson",
+        "noise_multiplier": mechanism.noise_multiplier if mechanism else 0.0,
+        "clip_norm": mechanism.clip_norm if mechanism else None,
+        "adjacency": "add or remove one sample",
+        "unit": "one training sample",
+        "accountants": {
+            "prv": f"prv-accountant {version('prv-accountant')}, upper bound",
+            "pld": f"dp-accounting {version('dp-accounting')}, pessimistic",
+            "rdp": f"dp-accounting {version('dp-accounting')}",
+            "gdp": "central limit: an approximation, not a bound",
+        },
+        "not_covered": list(NOT_COVERED),
+    }
+    if bounds is not None:
+        document["whole_run_if_poisson"] = {
+            "epsilon": bounds.epsilon,
+            "source": bounds.source,
+            "prv": bounds.prv,
+            "pld": bounds.pld,
+            "rdp": bounds.rdp,
+            "gdp": bounds.gdp,
+            "notes": list(bounds.notes),
+        }
+    if config.protocol == "published" and mechanism and bounds and mechanism.noise_multiplier:
+        epochs = shuffled.epochs_started(deal.num_steps, deal.sampling_rate)
+        document["published"] = {
+            "epsilon_as_published": bounds.gdp,
+            "epsilon_if_poisson": bounds.epsilon,
+            "epsilon_shuffled_without_amplification": shuffled.epsilon(
+                mechanism.noise_multiplier, epochs, deal.delta
+            ),
+        }
+    return document

@@ -1,0 +1,66 @@
+"""Evaluation: logits of a split, and everything measured on them."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpexp.data.splits import Split
+from dpexp.metrics.reliability import Reliability, reliability
+from dpexp.metrics.summary import evaluate_metrics
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on one split.
+
+    Attributes:
+        metrics: By name; None where a measure does not exist because the model has diverged.
+        reliability: Accuracy and confidence per bin; None for a diverged model.
+    """
+
+    metrics: dict[str, Any]
+    reliability: Reliability | None
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether a logit is not finite."""
+        return self.metrics["num_nonfinite"] > 0
+
+    def named(self, place: str) -> dict[str, Any]:
+        """Return the metrics as `place`/<name>."""
+        return {f"{place}/{name}": value for name, value in self.metrics.items()}
+
+
+@torch.no_grad()
+def logits_of(
+    model: nn.Module, split: Split, *, batch: int, autocast: AbstractContextManager
+) -> Tensor:
+    """Return the logits of every sample, float32 on the CPU, shape (n, classes).
+
+    The model is in eval mode meanwhile.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    parts = []
+    try:
+        for start in range(0, len(split), batch):
+            images, _ = split.batch(list(range(start, min(start + batch, len(split)))))
+            with autocast:
+                parts.append(model(images.to(device)).float().cpu())
+    finally:
+        model.train(was_training)
+    return torch.cat(parts)
+
+
+def evaluate(
+    model: nn.Module, split: Split, *, batch: int, autocast: AbstractContextManager
+) -> Evaluation:
+    """Return every measure of `model` on `split`, read `batch` samples at a time."""
+    logits = logits_of(model, split, batch=batch, autocast=autocast)
+    metrics = evaluate_metrics(logits, split.labels)
+    bins = None if metrics["num_nonfinite"] else reliability(logits, split.labels)
+    return Evaluation(metrics, bins)

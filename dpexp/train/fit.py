@@ -1,0 +1,188 @@
+"""The loop over steps: draw, step, record; evaluate and save now and then; stop when asked."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpexp.metrics.reliability import Reliability
+from dpexp.record.folder import RunFolder
+from dpexp.record.wandb_mirror import WandbMirror
+from dpexp.sampling import derive_seed, draw, micro_batches
+from dpexp.train.checkpoint import save_checkpoint
+from dpexp.train.evaluate import Evaluation, evaluate
+from dpexp.train.job import Job
+from dpexp.train.optimization import lr_factor, set_lr
+from dpexp.train.step import StepStats, train_step
+
+# Told after every step: step, steps, epsilon spent, the last evaluation's accuracy.
+Progress = Callable[[int, int, float, float | None], None]
+
+
+class StopRequest:
+    """Whether somebody asked to stop: the first Ctrl-C waits for the step, the second does not."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    @contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Heed Ctrl-C and SIGTERM within the block; only where signals can be heard."""
+
+        def heed(number: int, frame: FrameType | None) -> None:
+            if self.is_set:
+                raise KeyboardInterrupt
+            self.is_set = True
+
+        try:
+            old = {s: signal.signal(s, heed) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread
+            old = {}
+        try:
+            yield self
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        state: "done", "interrupted" or "diverged".
+        steps_done: Steps taken, over all resumptions.
+        test: The last evaluation on the test set; None if the run was interrupted.
+        validation: Likewise, where there is a validation set.
+        step_seconds: Median over this session's steps; None if it took none.
+    """
+
+    state: str
+    steps_done: int
+    test: Evaluation | None
+    validation: Evaluation | None
+    step_seconds: float | None
+
+    @property
+    def reliability(self) -> Reliability | None:
+        """The bins of the test set."""
+        return self.test.reliability if self.test else None
+
+
+def fit(
+    job: Job, folder: RunFolder, mirror: WandbMirror, *, first_step: int, progress: Progress
+) -> Outcome:
+    """Take the steps from `first_step` to K, and evaluate.
+
+    Everything random in a step follows from (seed, purpose, step), so a run that was stopped and
+    goes on is the run that was not stopped.
+    """
+    num_steps = job.deal.num_steps
+    every = job.config.evaluate_every or max(1, math.ceil(num_steps / 10))
+    save_every = job.config.checkpoint_every or max(1, math.ceil(num_steps / 10))
+    seconds: list[float] = []
+    accuracy = None
+    devices = [job.device] if job.device.type == "cuda" else []
+    with StopRequest().listening() as stop, torch.random.fork_rng(devices):
+        for step in range(first_step, num_steps):
+            start = time.perf_counter()
+            stats = _step(job, step)
+            seconds.append(time.perf_counter() - start)
+            done = step + 1
+            metrics = _step_metrics(job, stats, done, seconds[-1])
+            has_diverged = False
+            if done % every == 0 and done < num_steps:
+                held_out, place = _held_out(job)
+                found = _evaluate(job, held_out)
+                metrics |= found.named(place)
+                accuracy, has_diverged = found.metrics["accuracy"], found.has_diverged
+            folder.log_metrics(done, metrics)
+            mirror.log(done, metrics)
+            progress(done, num_steps, metrics["privacy/epsilon"], accuracy)
+            if stop.is_set or has_diverged or done % save_every == 0 or done == num_steps:
+                save_checkpoint(folder, job.model, job.optimizer, done)
+                folder.set_status("running", step=done, steps=num_steps)
+            if has_diverged:
+                break
+            if stop.is_set and done < num_steps:
+                return Outcome("interrupted", done, None, None, _median(seconds))
+        return _finish(job, max(first_step, done if seconds else first_step), seconds)
+
+
+def _step(job: Job, step: int) -> StepStats:
+    """Draw one batch and take one step."""
+    config = job.config
+    mechanism, num_train = job.deal.mechanism, job.deal.num_train
+    if mechanism is None:
+        from dpexp.sampling import poisson_batch
+
+        indices = poisson_batch(num_train, job.deal.sampling_rate, config.seed, step)
+    else:
+        indices = draw(mechanism, num_train, config.seed, step, secure=config.noise.secure)
+    job.seed_noise(step)
+    torch.manual_seed(derive_seed(config.seed, "dropout", step))
+    set_lr(
+        job.optimizer, config.optimizer.lr * lr_factor(config.schedule, step, job.deal.num_steps)
+    )
+
+    def pieces() -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in micro_batches(indices, job.micro_batch):
+            images, labels = job.splits.train.batch(rows)
+            yield images.to(job.device), labels.to(job.device)
+
+    return train_step(
+        job.model,
+        job.optimizer,
+        job.engine,
+        pieces(),
+        expected_batch_size=config.batch,
+        autocast=job.autocast(),
+    )
+
+
+def _step_metrics(job: Job, stats: StepStats, done: int, seconds: float) -> dict[str, Any]:
+    """Return what is logged of a step; what is computed from training data is under unsafe/."""
+    metrics: dict[str, Any] = {
+        "lr": job.optimizer.param_groups[0]["lr"],
+        "privacy/epsilon": job.deal.epsilon_after(done),
+        "time/step_seconds": seconds,
+        "unsafe/batch_size": len(stats.losses),
+    }
+    if len(stats.losses):
+        metrics["unsafe/loss_nats"] = float(stats.losses.mean())
+    if len(stats.grad_norms) and job.deal.mechanism is not None:
+        norms = stats.grad_norms
+        metrics["unsafe/grad_norm_median"] = float(norms.median())
+        above = norms > job.deal.mechanism.clip_norm
+        metrics["unsafe/clipped_fraction"] = float(above.float().mean())
+        metrics["unsafe/nonfinite_samples"] = int((~torch.isfinite(norms)).sum())
+    return metrics
+
+
+def _held_out(job: Job) -> tuple[Any, str]:
+    """Return the split that progress is watched on: validation where there is one."""
+    if job.splits.validation is not None:
+        return job.splits.validation, "val"
+    return job.splits.test, "test"
+
+
+def _evaluate(job: Job, split: Any) -> Evaluation:
+    return evaluate(job.model, split, batch=job.micro_batch, autocast=job.autocast())
+
+
+def _finish(job: Job, steps_done: int, seconds: list[float]) -> Outcome:
+    test = _evaluate(job, job.splits.test)
+    validation = _evaluate(job, job.splits.validation) if job.splits.validation else None
+    state = "diverged" if test.has_diverged else "done"
+    return Outcome(state, steps_done, test, validation, _median(seconds))
+
+
+def _median(seconds: list[float]) -> float | None:
+    return sorted(seconds)[len(seconds) // 2] if seconds else None

@@ -1,0 +1,283 @@
+"""A job: the model, data, mechanism and engine that a configuration asks for, ready to run."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from dpexp.clipping.engine import PrivacyEngine
+from dpexp.clipping.noise import NoiseSource, SecureNoise, SeededNoise
+from dpexp.clipping.styles import group_names, total_bound
+from dpexp.config import TrainConfig
+from dpexp.data.splits import Splits, load, num_classes
+from dpexp.errors import ConfigError
+from dpexp.models.build import BuiltModel, build
+from dpexp.sampling import derive_seed
+from dpexp.train.deal import Deal, make_deal
+from dpexp.train.optimization import build_optimizer
+
+# What a micro-batch chosen by us may hold for the backward pass.
+_ACTIVATION_BYTES = 2 * 2**30
+_MOST_SAMPLES = 512
+_LONG_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs.
+
+    Attributes:
+        config: The configuration.
+        built: The model and what was decided about it.
+        splits: The data.
+        deal: Steps, noise and guarantee.
+        device: Where the model is.
+        optimizer: Over the trainable parameters.
+        engine: None for ordinary training.
+        generator: Draws the noise when it is seeded.
+        micro_batch: Samples held in memory at once.
+        seconds_a_sample: Rough cost of one sample's forward and backward pass, in seconds.
+    """
+
+    config: TrainConfig
+    built: BuiltModel
+    splits: Splits
+    deal: Deal
+    device: torch.device
+    optimizer: Optimizer
+    engine: PrivacyEngine | None
+    generator: torch.Generator
+    micro_batch: int
+    seconds_a_sample: float
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self.built.module
+
+    def autocast(self) -> AbstractContextManager:
+        """Return what the forward pass runs under."""
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def seed_noise(self, step: int) -> None:
+        """Make the noise of a step follow from (seed, step) alone; without effect when secure."""
+        self.generator.manual_seed(derive_seed(self.config.seed, "noise", step))
+
+
+def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
+    """Build everything that `config` asks for, checking it all before the first step.
+
+    Args:
+        config: Its ranges checked.
+        announce: Told of downloads before they start.
+
+    Raises:
+        DpexpError: If anything is missing, wrong or does not fit.
+    """
+    if config.compile:
+        raise ConfigError(
+            "compile=true: the engine watches each operation as it runs, which compiled code does "
+            "not show; use compile=false"
+        )
+    device = pick_device(config.device)
+    built, splits = load_model_and_data(config, announce)
+    model = built.module.to(device)
+    deal = make_deal(config, splits.num_train, sensitivity_of(model, config))
+    optimizer = build_optimizer(
+        config.optimizer, (p for p in model.parameters() if p.requires_grad)
+    )
+    generator = torch.Generator()
+    noise: NoiseSource = SecureNoise() if config.noise.secure else SeededNoise(generator)
+    needed, seconds = cost_of_one(model, splits, device)
+    chosen = max(1, min(_MOST_SAMPLES, int(_ACTIVATION_BYTES / max(1, needed))))
+    return Job(
+        config=config,
+        built=built,
+        splits=splits,
+        deal=deal,
+        device=device,
+        optimizer=optimizer,
+        engine=_engine(config, model, optimizer, deal, noise),
+        generator=generator,
+        micro_batch=config.micro_batch or chosen,
+        seconds_a_sample=seconds,
+    )
+
+
+def load_model_and_data(
+    config: TrainConfig, announce: Callable[[str], None]
+) -> tuple[BuiltModel, Splits]:
+    """Build the model for the data's classes, and open the data as the model takes them."""
+    built = build(
+        config.model,
+        num_classes=num_classes(config.dataset),
+        channels=config.dataset.channels,
+        image_size=config.dataset.image_size,
+        seed=derive_seed(config.seed, "initialisation"),
+        announce=announce,
+    )
+    splits = load(
+        config.dataset,
+        image_size=built.image_size,
+        channels=built.channels,
+        mean=built.mean,
+        std=built.std,
+        announce=announce,
+    )
+    return built, splits
+
+
+def sensitivity_of(model: nn.Module, config: TrainConfig) -> float:
+    """Return R over all groups of the clipping style; gradient units."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    groups = group_names(names, config.clipping.style)
+    return total_bound(config.clipping.norm, len(groups), config.clipping.split)
+
+
+def _engine(
+    config: TrainConfig, model: nn.Module, optimizer: Optimizer, deal: Deal, noise: NoiseSource
+) -> PrivacyEngine | None:
+    if deal.mechanism is None:
+        return None
+    clipping = config.clipping
+    return PrivacyEngine(
+        model,
+        optimizer,
+        mechanism=deal.mechanism,
+        style=clipping.style,
+        function=clipping.function,
+        algorithm=clipping.algorithm,
+        stability=clipping.stability,
+        plan=clipping.plan,
+        workspace_mib=clipping.workspace_mib,
+        generator=noise,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `device=` names.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={name}: must be auto, cpu, cuda or cuda:<number>")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device={name}: this machine has {count} CUDA devices; use device=cpu")
+    return device
+
+
+def cost_of_one(model: nn.Module, splits: Splits, device: torch.device) -> tuple[int, float]:
+    """Return bytes kept for the backward pass, and seconds, of one sample; gradients discarded.
+
+    Runs without the engine, before it is attached, and leaves the random state as it was. A small
+    network is timed again on a few samples, where fixed costs weigh as in training.
+    """
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    params = [p for p in model.parameters() if p.requires_grad]
+
+    def seconds_for(num_samples: int) -> float:
+        images, labels = splits.train.batch(list(range(num_samples)))
+        start = time.perf_counter()
+        loss = cross_entropy(model(images.to(device)), labels.to(device))
+        torch.autograd.grad(loss, params, allow_unused=True)
+        return (time.perf_counter() - start) / num_samples
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            seconds = seconds_for(1)
+        # The gradient of the loss needs room beside the activations, hence twice.
+        needed = 2 * sum(kept.values())
+        if seconds < _LONG_SECONDS:
+            seconds = seconds_for(min(32, len(splits.train)))
+    return needed, seconds
+
+
+def describe(job: Job) -> list[str]:
+    """Return the deal of a run in lines, for people."""
+    config, built, deal = job.config, job.built, job.deal
+    share = built.num_trainable / built.num_params
+    lines = [
+        f"model     {built.name}: {built.num_params:,} parameters, {built.num_trainable:,} "
+        f"trainable ({share:.0%}), {built.num_params - built.num_trainable:,} frozen; weights: "
+        f"{built.weights}",
+        *(f"          {note}" for note in built.notes),
+        f"data      {config.dataset.name}: N = {deal.num_train:,} training"
+        + (f", {len(job.splits.validation):,} validation" if job.splits.validation else "")
+        + f", {len(job.splits.test):,} test images; {built.channels} x {built.image_size} x "
+        f"{built.image_size}",
+        *(f"          {note}" for note in job.splits.notes),
+        f"steps     K = {deal.num_steps:,} of expected batch B = {config.batch:,} (q = "
+        f"{deal.sampling_rate:.4g}), in micro-batches of at most {job.micro_batch}",
+        *_privacy_lines(job),
+    ]
+    seconds = deal.num_steps * config.batch * job.seconds_a_sample
+    cost = (
+        f"cost      about {duration(seconds)} on {job.device.type}, if it goes as one sample went"
+    )
+    return [*lines, cost]
+
+
+def _privacy_lines(job: Job) -> list[str]:
+    config, deal = job.config, job.deal
+    mechanism = deal.mechanism
+    if mechanism is None:
+        return ["privacy   none: dp=off, ordinary training on the same batches and steps"]
+    clipping = config.clipping
+    assert job.engine is not None
+    groups = len(job.engine.groups)
+    shared = f"total R = {mechanism.clip_norm:.6g}" + (f" over {groups} groups" * (groups > 1))
+    lines = [
+        f"clipping  {clipping.style} {clipping.function}, {shared}, algorithm {clipping.algorithm}"
+    ]
+    if mechanism.noise_multiplier == 0:
+        return [*lines, "privacy   none: eps=inf, gradients are clipped but no noise is added"]
+    epsilon, bounds = deal.epsilon_after(deal.num_steps), deal.bounds
+    assert bounds is not None
+    target = f" (target {deal.target_epsilon:g})" if deal.target_epsilon else ""
+    lines += [
+        f"privacy   epsilon <= {epsilon:.4g}{target} at delta {deal.delta:g}, sigma = "
+        f"{mechanism.noise_multiplier:.4f}; {mechanism.sampler} batches; add/remove one sample",
+        f"          accountants: PRV {_number(bounds.prv)}, PLD {_number(bounds.pld)}, "
+        f"RDP {bounds.rdp:.4g}; central limit (no bound) {bounds.gdp:.4g}",
+        *(f"          {note}" for note in bounds.notes),
+        f"          guarantee: {deal.guarantee} ({deal.reason})",
+    ]
+    if config.protocol == "published":
+        lines.append(
+            f"          NOT A GUARANTEE: published as {bounds.gdp:.4g}; {bounds.epsilon:.4g} had "
+            f"sampling been Poisson; {epsilon:.4g} for shuffled batches, without amplification"
+        )
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "failed" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: 48 s, 12 min, 3.5 h, 2.1 days."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

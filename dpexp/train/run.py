@@ -1,0 +1,277 @@
+"""A run from configuration to summary, and going on with one that stopped."""
+
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpexp.config import TrainConfig, check
+from dpexp.errors import ConfigError, RunFailedError
+from dpexp.metrics.diagram import save_reliability_diagram
+from dpexp.record.folder import RunFolder
+from dpexp.record.wandb_mirror import WandbMirror
+from dpexp.schema import from_dict, to_dict
+from dpexp.train.checkpoint import load_state
+from dpexp.train.console import progress_bar, say
+from dpexp.train.deal import privacy_document
+from dpexp.train.evaluate import Evaluation, evaluate
+from dpexp.train.fit import Outcome, fit
+from dpexp.train.job import Job, describe, duration, load_model_and_data, pick_device, prepare
+
+
+def run(config: TrainConfig, command: Sequence[str] = ("dpexp", "train")) -> dict[str, Any]:
+    """Train as `config` says, in a folder of its own; return its summary.
+
+    Raises:
+        DpexpError: If the run cannot start.
+        RunFailedError: If it started and did not end well; the folder says why.
+        KeyboardInterrupt: If it was stopped; the folder can be resumed.
+    """
+    check(config)
+    job = prepare(config, announce=say)
+    with RunFolder.create(config.output, to_dict(config), command) as folder:
+        return _train(job, folder, first_step=0)
+
+
+def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Go on with a run that stopped, in its own folder; return its summary.
+
+    Args:
+        path: The run folder.
+        overrides: Dotted key to value; only keys that change nothing mathematical.
+
+    Raises:
+        DpexpError: If the folder is not a run's, another process has it, or it cannot go on.
+    """
+    with RunFolder.open(path, write=True) as folder:
+        if folder.read_status()["state"] == "done":
+            say(f"{path} is done; nothing to resume")
+            return folder.read_document("summary.json")
+        config = with_overrides(saved_config(folder), overrides)
+        folder.check_same_run(to_dict(config))
+        job = prepare(config, announce=say)
+        state = load_state(folder)
+        step = 0
+        if state is not None:
+            step = int(state["step"])
+            job.model.load_state_dict(state["model"])
+            job.optimizer.load_state_dict(state["optimizer"])
+        folder.resume_from(step, ["dpexp", "train", f"resume={path}"])
+        say(f"resuming  {path} after step {step:,}")
+        return _train(job, folder, first_step=step)
+
+
+def evaluate_saved(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure saved weights on the test set, and draw their reliability diagram in a new folder.
+
+    Args:
+        path: A run folder, or a file with weights. A file inside a run folder is read with the
+            run's configuration; any other needs model and dataset among the overrides.
+        overrides: Dotted key to value.
+
+    Raises:
+        DpexpError: If the weights or the data cannot be read, or do not fit.
+    """
+    config, weights = _saved_run(path, overrides)
+    config.model.checkpoint, config.model.pretrained = str(weights), False
+    check(config)
+    built, splits = load_model_and_data(config, say)
+    model = built.module.to(pick_device(config.device))
+    found = evaluate(
+        model, splits.test, batch=config.micro_batch or 64, autocast=torch.enable_grad()
+    )
+    command = ["dpexp", "eval", str(path)]
+    with RunFolder.create(config.output, to_dict(config), command) as folder:
+        _write_reliability(folder, found, title=built.name, subtitle=str(weights))
+        summary = found.named("test")
+        folder.write_summary(summary)
+        folder.set_status("done", step=0, steps=0)
+        _say_measures(found)
+        say(f"folder    {folder.path}")
+    return summary
+
+
+def saved_config(folder: RunFolder) -> TrainConfig:
+    """Return the configuration of a run folder.
+
+    Raises:
+        ConfigError: If a key of it is unknown or wrong.
+    """
+    config, wrong = from_dict(TrainConfig, folder.read_config())
+    if wrong:
+        raise ConfigError(
+            "\n".join(f"{folder.path}/config.yaml: {line}" for line in wrong.values())
+        )
+    return config
+
+
+def with_overrides(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
+    """Return `config` with dotted keys replaced; the caller has checked that they exist."""
+    for key, value in overrides.items():
+        *parents, last = key.split(".")
+        target: Any = config
+        for parent in parents:
+            target = getattr(target, parent)
+        setattr(target, last, value)
+    return config
+
+
+def _saved_run(path: Path, overrides: Mapping[str, Any]) -> tuple[TrainConfig, Path]:
+    folder = path if path.is_dir() else path.resolve().parent.parent
+    if (folder / "config.yaml").is_file():
+        run_folder = RunFolder.open(folder)
+        weights = run_folder.model_checkpoint if path.is_dir() else path
+        return with_overrides(saved_config(run_folder), overrides), weights
+    return with_overrides(TrainConfig(), overrides), path
+
+
+def _train(job: Job, folder: RunFolder, *, first_step: int) -> dict[str, Any]:
+    """Run the loop in `folder` and write down how it ended, however it ends."""
+    config = job.config
+    for line in describe(job):
+        say(line)
+        folder.log(line)
+    say(f"folder    {folder.path}")
+    folder.set_status("running", step=first_step, steps=job.deal.num_steps)
+    folder.write_document("privacy.json", privacy_document(job.deal, config, first_step))
+    start = time.perf_counter()
+    try:
+        with _mirror(job, folder) as mirror:
+            with progress_bar(first_step) as progress:
+                outcome = fit(job, folder, mirror, first_step=first_step, progress=progress)
+            summary = _write_outcome(job, folder, mirror, outcome, time.perf_counter() - start)
+    except KeyboardInterrupt as error:
+        folder.fail(error, "interrupted")
+        raise
+    except Exception as error:
+        folder.fail(error)
+        raise
+    return _conclude(job, folder, outcome, summary)
+
+
+def _mirror(job: Job, folder: RunFolder) -> WandbMirror:
+    config, deal = job.config, job.deal
+    privacy = {
+        "epsilon": deal.epsilon_after(deal.num_steps),
+        "sigma": deal.mechanism.noise_multiplier if deal.mechanism else 0.0,
+        "sampling_rate": deal.sampling_rate,
+        "guarantee": deal.guarantee,
+    }
+    wandb = config.wandb
+    return WandbMirror.start(
+        folder.path,
+        to_dict(config),
+        privacy,
+        mode=wandb.mode,
+        project=wandb.project,
+        entity=wandb.entity,
+        group=wandb.group,
+        name=wandb.name,
+        tags=wandb.tags,
+        warn=say,
+    )
+
+
+def _write_outcome(
+    job: Job, folder: RunFolder, mirror: WandbMirror, outcome: Outcome, seconds: float
+) -> dict[str, Any]:
+    """Write privacy.json, plan.json and, for a run that ended, its measures; return the summary."""
+    deal = job.deal
+    folder.write_document("privacy.json", privacy_document(deal, job.config, outcome.steps_done))
+    folder.write_document("plan.json", _plan_document(job))
+    summary: dict[str, Any] = {
+        "privacy/epsilon": deal.epsilon_after(outcome.steps_done),
+        "privacy/delta": deal.delta,
+        "privacy/noise_multiplier": deal.mechanism.noise_multiplier if deal.mechanism else 0.0,
+        "privacy/guarantee": deal.guarantee,
+        "steps": outcome.steps_done,
+        "time/total_seconds": seconds,
+        "time/step_seconds": outcome.step_seconds,
+        "memory/peak_gib": _peak_gib(job),
+        "model/num_params": job.built.num_params,
+        "model/num_trainable": job.built.num_trainable,
+    }
+    for place, found in (("test", outcome.test), ("val", outcome.validation)):
+        summary |= found.named(place) if found else {}
+    if outcome.test is not None:
+        epsilon = summary["privacy/epsilon"]
+        subtitle = f"epsilon = {epsilon:.3g} at delta = {deal.delta:g}, {deal.num_steps:,} steps"
+        title = f"{job.built.name} on {job.config.dataset.name}"
+        _write_reliability(folder, outcome.test, title=title, subtitle=subtitle)
+        folder.write_summary(summary)
+        mirror.summarize(summary)
+        if outcome.reliability is not None:
+            bins = outcome.reliability.to_dict()
+            mirror.log_reliability(outcome.steps_done, folder.reliability_figure, bins)
+    return summary
+
+
+def _write_reliability(folder: RunFolder, found: Evaluation, *, title: str, subtitle: str) -> None:
+    if found.reliability is None:
+        return
+    folder.write_document("reliability.json", found.reliability.to_dict())
+    save_reliability_diagram(
+        found.reliability, folder.reliability_figure, title=title, subtitle=subtitle
+    )
+
+
+def _plan_document(job: Job) -> dict[str, Any]:
+    clipping = job.config.clipping
+    return {
+        "algorithm": clipping.algorithm if job.engine else "none",
+        "plan": clipping.plan,
+        "micro_batch": job.micro_batch,
+        "uses": job.engine.plan_rows() if job.engine else [],
+    }
+
+
+def _conclude(
+    job: Job, folder: RunFolder, outcome: Outcome, summary: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the last state and say how the run ended and what to type next."""
+    quoted = shlex.quote(str(folder.path))
+    if outcome.state == "interrupted":
+        folder.set_status("interrupted", step=outcome.steps_done)
+        say(f"stopped   after step {outcome.steps_done:,} of {job.deal.num_steps:,}; go on with")
+        say(f"          dpexp train resume={quoted}")
+        raise KeyboardInterrupt
+    if outcome.state == "diverged":
+        message = (
+            f"the model diverged: its outputs are not finite after {outcome.steps_done:,} steps. "
+            f"Lower optimizer.lr (now {job.config.optimizer.lr:g}); the record is in {folder.path}"
+        )
+        folder.set_status("diverged", step=outcome.steps_done, error=message)
+        raise RunFailedError(message)
+    assert outcome.test is not None
+    folder.set_status("done", step=outcome.steps_done)
+    _say_measures(outcome.test)
+    epsilon = summary["privacy/epsilon"]
+    say(
+        f"privacy   epsilon <= {epsilon:.4g} at delta {job.deal.delta:g}, guarantee: "
+        f"{job.deal.guarantee} ({job.deal.reason})"
+    )
+    peak, seconds = summary["memory/peak_gib"], summary["time/total_seconds"]
+    say(f"cost      {duration(seconds)}, peak memory {peak:.2f} GiB")
+    say(f"folder    {folder.path}")
+    say(f"next      dpexp eval {quoted}")
+    return summary
+
+
+def _say_measures(found: Evaluation) -> None:
+    values = {k: "-" if v is None else f"{v:.4f}" for k, v in found.metrics.items()}
+    say(
+        f"test      accuracy {values['accuracy']}, ECE {values['ece']}, MCE {values['mce']}, "
+        f"NLL {values['nll_nats']} nats, Brier {values['brier']}"
+    )
+
+
+def _peak_gib(job: Job) -> float:
+    if job.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(job.device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
