@@ -168,7 +168,7 @@ def _classwise_ece(
 
 def _top_label_gaps(
     predictions: Predictions, labels: Tensor, weights: Tensor, bins: int
-) -> tuple[Float[Tensor, "r j"], Float[Tensor, "r j"]]:
+) -> tuple[Float[Tensor, "#r j"], Float[Tensor, "#r j"]]:
     """Return n_j (acc_j - conf_j) and n_j of every bin; positive where under-confident."""
     bin_index = equal_width_bin(predictions.confidence, bins)
     residuals = weights * (_is_correct(predictions, labels) - predictions.confidence)
