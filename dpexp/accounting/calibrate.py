@@ -111,8 +111,8 @@ def search(eps: float, delta: float, q: float, steps: int, prv_bound: PrvBound) 
         elif bounds.epsilon <= eps:
             return Calibration(noise_multiplier=sigma, bounds=bounds)
         else:
-            # Epsilon falls at least as fast as 1 / sigma.
-            sigma = round_up(sigma * max(bounds.epsilon / eps, 1 + 1e-4))
+            # Epsilon falls about as 1 / sigma^2; the second bound keeps every try a move.
+            sigma = round_up(sigma * max(math.sqrt(bounds.epsilon / eps), 1 + 1e-4))
     raise AccountingError(
         f"no sigma near {sigma} has a verified epsilon at most {eps} (the last try: "
         f"{bounds.epsilon}), so the budget cannot be promised; use a larger eps or delta"
