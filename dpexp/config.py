@@ -11,9 +11,7 @@ from typing import Literal
 from dpexp.errors import ConfigError
 from dpexp.schema import choice_problems
 
-Algorithm = Literal[
-    "auto", "mixed_ghost", "ghost", "fastgradclip", "instantiate", "nonprivate"
-]
+Algorithm = Literal["auto", "mixed_ghost", "ghost", "fastgradclip", "instantiate", "nonprivate"]
 Function = Literal["abadi", "global", "autos", "autov", "psac"]
 Style = Literal["flat", "layerwise", "blockwise", "paramwise"]
 Split = Literal["equal", "per_group"]

@@ -167,14 +167,7 @@ def pld_or_none(sigma: float, q: float, steps: int, delta: float, notes: list[st
     """Return the PLD bound; where it is not finite or fails, None and the reason in `notes`."""
     try:
         epsilon = pld.epsilon(sigma, q, steps, delta)
-    except (
-        ArithmeticError,
-        LookupError,
-        MemoryError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except FAILURES as error:
         notes.append(f"PLD gave no bound: {type(error).__name__}: {error}")
         return None
     if not math.isfinite(epsilon):

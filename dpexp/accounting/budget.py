@@ -193,7 +193,7 @@ def _rows(eps: float, delta: float, q: float, steps: int) -> tuple[Row, ...]:
         sound = calibrate(eps, delta, q, steps)
         sigmas = {"prv": sound.noise_multiplier}
         if not math.isinf(eps):
-            sigmas |= _compared_sigmas(eps, delta, q, steps)
+            sigmas |= _compared_sigmas(eps, delta, q, steps, sound.noise_multiplier)
         return tuple(
             Row(accountant=name, noise_multiplier=s, bounds=exact_bounds(s, q, steps, delta))
             for name, s in sigmas.items()
@@ -211,18 +211,21 @@ def search_rows(
     """Return the rows for q below 1 and a finite target; not cached."""
     sound = search(eps, delta, q, steps, prv_bound)
     rows = [Row(accountant="prv", noise_multiplier=sound.noise_multiplier, bounds=sound.bounds)]
-    for name, sigma in _compared_sigmas(eps, delta, q, steps).items():
+    others = _compared_sigmas(eps, delta, q, steps, sound.noise_multiplier)
+    for name, sigma in others.items():
         bounds = evaluate(sigma, q, steps, delta, prv_bound, TABLE_POINTS)
         rows.append(Row(accountant=name, noise_multiplier=sigma, bounds=bounds))
     return tuple(rows)
 
 
-def _compared_sigmas(eps: float, delta: float, q: float, steps: int) -> dict[str, float]:
+def _compared_sigmas(
+    eps: float, delta: float, q: float, steps: int, sound: float
+) -> dict[str, float]:
     """Return the sigma that each other accountant asks for, rounded up to 4 decimals."""
     by_gdp = gdp.noise_multiplier(eps, delta, q, steps)
     smallest = partial(smallest_sigma, eps=eps, delta=delta, q=q, steps=steps)
-    by_rdp = smallest(rdp.epsilon, start=by_gdp)
-    by_pld = smallest(pld.epsilon, start=by_rdp)
+    by_rdp = smallest(rdp.epsilon, start=1.1 * sound)
+    by_pld = smallest(pld.epsilon, start=sound)
     return {"pld": by_pld, "rdp": by_rdp, "gdp": round_up(by_gdp)}
 
 

@@ -12,12 +12,11 @@ from dpexp.accounting.bounds import (
     PrvBound,
     evaluate,
     exact_bounds,
-    pld_or_none,
     unavailable,
 )
 from dpexp.accounting.cache import cached
 from dpexp.accounting.inputs import check_target
-from dpexp.accounting.isolation import ChildLostError, run_in_child
+from dpexp.accounting.isolation import FAILURES, ChildLostError, run_in_child
 from dpexp.errors import AccountingError
 
 DECIMALS = 4  # of a sigma; rounded up, so that what is printed is what was verified
@@ -66,7 +65,6 @@ def calibrate(eps: float, delta: float, sampling_rate: float, num_steps: int) ->
         AccountingError: If an argument is out of range, or no sigma meets the target.
     """
     eps, delta, q, steps = check_target(eps, delta, sampling_rate, num_steps)
-
     inputs = {"eps": eps, "delta": delta, "q": q, "steps": steps}
 
     def compute() -> Calibration:
@@ -91,14 +89,7 @@ def search(eps: float, delta: float, q: float, steps: int, prv_bound: PrvBound) 
     PLD finds sigma for a target lowered by PRV's error, so that PRV's bound then meets the target
     itself. If PRV has nothing to say, the target stays and PLD's bound is the sound one.
     """
-    start = gdp.noise_multiplier(eps, delta, q, steps)
-    bound: Epsilon = rdp.epsilon
-    if pld_or_none(start, q, steps, delta, []) is not None:
-        # The grid's work falls with its error: approach on a coarse one.
-        start = smallest_sigma(
-            partial(pld.epsilon, relative_error=4e-3), eps, delta, q, steps, start
-        )
-        bound = pld.epsilon
+    bound, start = _approach(eps, delta, q, steps)
     try:
         margin = prv.choose_error(start, q, steps, delta, eps)
     except AccountingError:
@@ -117,6 +108,17 @@ def search(eps: float, delta: float, q: float, steps: int, prv_bound: PrvBound) 
         f"no sigma near {sigma} has a verified epsilon at most {eps} (the last try: "
         f"{bounds.epsilon}), so the budget cannot be promised; use a larger eps or delta"
     )
+
+
+def _approach(eps: float, delta: float, q: float, steps: int) -> tuple[Epsilon, float]:
+    """Return the accountant to search with, PLD or else RDP, and a sigma near its answer."""
+    start = gdp.noise_multiplier(eps, delta, q, steps)
+    # The work falls with the grid's error.
+    coarse = partial(pld.epsilon, relative_error=COARSE)
+    try:
+        return pld.epsilon, smallest_sigma(coarse, eps, delta, q, steps, start)
+    except FAILURES:
+        return rdp.epsilon, start  # `evaluate` meets the same failure, and notes it
 
 
 def smallest_sigma(

@@ -21,6 +21,7 @@ FINEST = 1e-3  # eps_error over epsilon, where the grid allows it
 COARSEST = 4e-3  # beyond this the bound would cost more noise than it is worth
 WIDEST = 0.01  # eps_error itself, in epsilon
 
+SMALL_POINTS = 150_000  # below this a transform of any length is fast
 PREFERRED_POINTS = 1_000_000  # about 2 s
 MAX_POINTS = 6_000_000  # about 12 s and, at 370 bytes a point, 2.1 GiB
 BYTES_PER_POINT = 370
@@ -118,9 +119,11 @@ def _upper_bound(sigma: float, q: float, steps: int, delta: float, eps_error: fl
     from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
 
     prv = PoissonSubsampledGaussianMechanism(sampling_probability=q, noise_multiplier=sigma)
+    if _error_times_points(sigma, q, steps, delta) / eps_error > SMALL_POINTS:
+        eps_error = _error_of_fast_grid(prv, steps, delta, eps_error)
     accountant = PRVAccountant(
         prvs=[prv],
-        eps_error=_error_of_fast_grid(prv, steps, delta, eps_error),
+        eps_error=eps_error,
         delta_error=delta / 1000,
         max_self_compositions=[steps],
     )

@@ -24,7 +24,7 @@ class SeededNoise:
         self.generator = generator
 
     def normal(self, like: Tensor) -> Tensor:
-        """Return noise drawn on the generator's own device, so that it does not depend on `like`."""
+        """Return noise drawn on the generator's own device, whatever that of `like`."""
         noise = torch.randn(
             like.shape, generator=self.generator, device=self.generator.device, dtype=_wide(like)
         )

@@ -20,7 +20,6 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-
 # Numbers that a pull-back may hold at once: 2^24 is 64 MiB of float32.
 PULL_BACK_NUMBERS = 2**24
 

@@ -51,7 +51,7 @@ PLANS: dict[Plan, ChooseWay] = {"paper": paper_rule, "memory": paper_rule, "time
 
 
 def choose_way(algorithm: Algorithm, plan: Plan) -> ChooseWay:
-    """Return how `algorithm` takes norms; only `auto` heeds the plan, the others are the paper's."""
+    """Return how `algorithm` takes norms; only `auto` heeds the plan, the others are fixed."""
     fixed: dict[str, ChooseWay] = {
         "ghost": always_ghost,
         "fastgradclip": always_instantiate,

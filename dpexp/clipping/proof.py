@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dpexp.clipping.rules.rule import SampleAxes
-from dpexp.clipping.tap import ForwardPass, Tap, Use, _Tapped
+from dpexp.clipping.tap import ForwardPass, Tap, Use, _Tapped, walk
 from dpexp.errors import CrossSampleError, UncoveredParameterError
 
 # A move of one sample's rows below this share of the largest value is rounding.
@@ -31,15 +31,9 @@ def uses_reached(losses: Tensor, names: dict[nn.Parameter, str]) -> list[Use]:
     """
     uses: list[Use] = []
     leaks: dict[str, str] = {}
-    # Each entry: a node, and the node that led to it.
-    stack: list[tuple[Any, Any]] = [(losses.grad_fn, None)] if losses.grad_fn else []
-    seen = {id(losses.grad_fn)}
-    while stack:
-        node, parent = stack.pop()
-        following = node.next_functions
+    for node, parent in walk(losses.grad_fn, _edges_past_params):
         if isinstance(node, _Tapped._backward_cls):  # type: ignore[attr-defined]
             uses.append(node.use)
-            following = following[: 1 + node.use.num_inputs]
         elif type(node).__name__ == "CheckpointFunctionBackward":
             raise UncoveredParameterError(
                 "the model uses reentrant activation checkpointing, which hides its operations "
@@ -48,13 +42,16 @@ def uses_reached(losses: Tensor, names: dict[nn.Parameter, str]) -> list[Use]:
             )
         elif getattr(node, "variable", None) in names:
             leaks[names[node.variable]] = parent.name() if parent else "the losses"
-        for child, _ in following:
-            if child is not None and id(child) not in seen:
-                seen.add(id(child))
-                stack.append((child, node))
     if leaks:
         raise UncoveredParameterError(_leak_message(leaks))
     return uses
+
+
+def _edges_past_params(node: Any) -> Sequence:
+    """Return the edges of a node, without those of a use to its own params."""
+    if isinstance(node, _Tapped._backward_cls):  # type: ignore[attr-defined]
+        return node.next_functions[: 1 + node.use.num_inputs]
+    return node.next_functions
 
 
 def _leak_message(leaks: dict[str, str]) -> str:

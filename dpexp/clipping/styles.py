@@ -8,7 +8,7 @@ from dpexp.config import Split, Style
 
 
 def layer_of(name: str) -> str:
-    """Return the module that owns a parameter: `blocks.0.attn.qkv` of `blocks.0.attn.qkv.weight`."""
+    """Return the module that owns a parameter: `blocks.0.fc` of `blocks.0.fc.weight`."""
     return name.rpartition(".")[0]
 
 

@@ -31,6 +31,7 @@ from dpexp.clipping.rules.registry import (
     pure,
 )
 from dpexp.clipping.rules.rule import Bound, Kind, Operation, SampleAxes
+from dpexp.errors import UncoveredParameterError
 
 # Set on tensors that depend on the batch. Not on parameters or modules.
 _BATCH_MARK = "_dpexp_is_batch"
@@ -42,7 +43,7 @@ class Expression:
 
     Attributes:
         value: The tensor, with its graph back to the parameters.
-        params: The parameters it is made of.
+        params: The parameters it is made of, as autograd finds them; empty until it is used.
         is_reshape: Whether it is one parameter in another shape.
     """
 
@@ -188,24 +189,40 @@ class Tap(TorchFunctionMode):
 
     def _expression(self, func: Callable, args: tuple, out: Any) -> Any:
         """Remember what was computed from parameters alone."""
-        sources = [self._expressions[id(t)] for t in _tensors(args) if id(t) in self._expressions]
-        params = tuple(dict.fromkeys(p for source in sources for p in source.params))
+        source = self._expressions.get(id(args[0])) if args else None
+        is_reshaping = func in RESHAPES and source is not None and source.is_reshape
         changed = args[0] if is_in_place(func) else None  # a constant that took parameters in
-        for leaf in pytree.tree_leaves((out, changed)):
-            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf not in self.names:
-                is_reshape = (
-                    func in RESHAPES
-                    and sources[0].is_reshape
-                    and leaf.numel() == sources[0].value.numel()
-                )
-                self._expressions[id(leaf)] = Expression(leaf, params, is_reshape)
+        for leaf in _tensors((out, changed)):
+            if leaf.requires_grad and leaf not in self.names:
+                is_reshape = is_reshaping and leaf.numel() == source.value.numel()
+                self._expressions[id(leaf)] = Expression(leaf, (), is_reshape)
         return out
+
+    def _with_params(self, expression: Expression) -> Expression:
+        """Return an expression with the parameters that autograd, not this watch, finds in it.
+
+        Raises:
+            UncoveredParameterError: If it depends on the batch after all.
+        """
+        if expression.params:
+            return expression
+        params: dict[nn.Parameter, None] = {}
+        for node, _ in walk(expression.value.grad_fn):
+            if isinstance(node, _Tapped._backward_cls):  # type: ignore[attr-defined]
+                raise UncoveredParameterError(
+                    f"{node.use.label}: its result came back as if it did not depend on the batch "
+                    f"(through numpy, or code that hides its operations), so per-sample gradients "
+                    f"would be wrong. Compute it with tensor operations, or freeze the parameters"
+                )
+            if getattr(node, "variable", None) in self.names:
+                params[node.variable] = None
+        return replace(expression, params=tuple(params))
 
     def _use(self, bound: Bound) -> Any:
         """Compute a call as a use."""
         assert self.forward_pass is not None
         operation, inputs, params = bound
-        expressions = tuple(self._expressions[id(p)] for p in params)
+        expressions = tuple(self._with_params(self._expressions[id(p)]) for p in params)
         names = dict.fromkeys(self.names[p] for e in expressions for p in e.params)
         use = Use(
             operation, expressions, self.forward_pass, len(self.forward_pass.uses), len(inputs)
@@ -217,6 +234,24 @@ class Tap(TorchFunctionMode):
         if self.observer is not None:
             self.observer(use, inputs, outputs)
         return pytree.tree_unflatten(list(outputs), use.spec)
+
+
+def walk(root: Any, children: Callable[[Any], Sequence] | None = None) -> Iterator[tuple[Any, Any]]:
+    """Yield every node of an autograd graph once, each with the node that led to it.
+
+    Args:
+        root: A `grad_fn`, or None.
+        children: Node -> the edges to follow; all of them if not given.
+    """
+    stack = [(root, None)] if root is not None else []
+    seen = {root}
+    while stack:
+        node, parent = stack.pop()
+        yield node, parent
+        for child, _ in children(node) if children else node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append((child, node))
 
 
 def _tensors(leaf: Any) -> Iterator[Tensor]:

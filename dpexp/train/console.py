@@ -1,4 +1,4 @@
-"""What a run shows: lines when piped, and on a terminal a bar with epsilon, accuracy and time left."""
+"""What a run shows: lines when piped; on a terminal also a bar with epsilon and time left."""
 
 import sys
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ from dpexp.accounting import gdp, shuffled
 from dpexp.accounting.bounds import Bounds, epsilon_bounds
 from dpexp.accounting.calibrate import calibrate
 from dpexp.accounting.spent import spent_table
-from dpexp.config import TrainConfig
+from dpexp.config import TrainConfig, size_problems
 from dpexp.errors import ConfigError
 from dpexp.mechanism import Mechanism
 
@@ -73,7 +73,8 @@ def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
         ConfigError: If batch or delta do not fit N.
         AccountingError: If no noise meets the target.
     """
-    check_size(config, num_train)
+    if problems := size_problems(config, num_train):
+        raise ConfigError("\n".join(problems))
     rate = config.batch / num_train
     steps = config.steps or max(1, round((config.epochs or 0) * num_train / config.batch))
     if not config.dp:
@@ -91,27 +92,6 @@ def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
     bounds = epsilon_bounds(sigma, rate, steps, config.delta)
     target = config.eps if config.noise_multiplier is None else None
     return Deal(mechanism, num_train, steps, rate, config.delta, target, bounds, guarantee, reason)
-
-
-def check_size(config: TrainConfig, num_train: int) -> None:
-    """Check batch and delta against N.
-
-    Raises:
-        ConfigError: If either does not fit; lists both.
-    """
-    problems = []
-    if config.batch > num_train:
-        problems.append(
-            f"batch={config.batch} is larger than the training set of {num_train} samples, so the "
-            f"sampling rate q = batch / N would be above 1; use at most {num_train}"
-        )
-    if config.dp and config.delta >= 1 / num_train:
-        problems.append(
-            f"delta={config.delta} is not below 1/N = {1 / num_train:.3g}: releasing one sample at "
-            f"random would already satisfy it; use a smaller delta"
-        )
-    if problems:
-        raise ConfigError("\n".join(problems))
 
 
 def _noise_multiplier(config: TrainConfig, rate: float, steps: int) -> float:

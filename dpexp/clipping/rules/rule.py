@@ -82,7 +82,7 @@ class Bound(NamedTuple):
     params: tuple[Tensor, ...]
 
 
-# (func, args, kwargs, kind of a tensor) -> the call taken apart; None where the rule does not apply.
+# (func, args, kwargs, kind of a tensor) -> the call taken apart, or None if it does not apply.
 Bind = Callable[[Callable, tuple, dict, Callable[[Any], Kind]], Bound | None]
 
 
