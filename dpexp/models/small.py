@@ -14,18 +14,21 @@ class Network(nn.Sequential):
 
 
 def digits_cnn(*, num_classes: int, channels: int) -> Network:
-    """Return one tanh convolution and a linear classifier, for 8x8 images; 5,450 parameters.
+    """Return one tanh convolution and a linear classifier, for 8x8 images; 2,730 parameters.
 
-    Bounded activations keep per-sample gradients near the clip norm, which suits DP-SGD.
+    Few parameters, because the norm of the noise grows with the root of their number. Bounded
+    activations, normalised per sample without scale or shift, keep per-sample gradients alike, so
+    that one clip norm suits all of them.
 
     Source: Papernot et al. 2021, arXiv:2007.14191 (tempered sigmoids), for tanh.
     """
     return _network(
-        conv=nn.Conv2d(channels, 32, 3, padding=1),
+        conv=nn.Conv2d(channels, 16, 3, padding=1),
         act=nn.Tanh(),
         pool=nn.MaxPool2d(2),
+        norm=nn.GroupNorm(1, 16, affine=False),
         flatten=nn.Flatten(),
-        head=nn.Linear(32 * 4 * 4, num_classes),
+        head=nn.Linear(16 * 4 * 4, num_classes),
     )
 
 

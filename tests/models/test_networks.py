@@ -12,7 +12,7 @@ from dpexp.models.networks import OWN_NETWORKS
 
 # Parameters with 10 classes; the papers' tables give them, or the arithmetic beside them.
 SIZES = {
-    "digits_cnn": 5_450,  # 32 (9 + 1) + 10 (512 + 1)
+    "digits_cnn": 2_730,  # 16 (9 + 1) + 10 (256 + 1)
     "mnist_cnn": 26_010,  # arXiv:2106.07830, MNIST example
     "cifar_cnn": 550_570,  # arXiv:2205.10683, Table 4: 0.551 M
     "vgg11_cifar": 9_231_114,  # 9.2 M there

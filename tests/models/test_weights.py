@@ -101,7 +101,7 @@ def test_position_embeddings_are_resampled_to_another_image_size(tmp_path):
         (lambda s: s.update(extra=torch.zeros(1)), ["1 unknown: extra"]),
         (
             lambda s: s.update({"conv.bias": torch.zeros(3)}),
-            ["1 of another shape: conv.bias (3,) for (32,)"],
+            ["1 of another shape: conv.bias (3,) for (16,)"],
         ),
     ],
 )
