@@ -37,7 +37,7 @@ class DatasetConfig:
     name: str = "digits"
     root: str | None = None  # folder; null: data/ under the working directory, for downloads
     validation: float = 0.0  # below 1 a fraction, else a count, held out of training before N
-    num_train: int | None = None  # the public N; null: counted, and treated as public
+    num_train: int | None = None  # public, before validation; null: known or counted
     image_size: int | None = None  # pixels a side; null: the model's own
     channels: int | None = None  # 1 or 3; null: the model's own
     num_classes: int | None = None  # null: the data set's own
