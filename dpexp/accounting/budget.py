@@ -1,6 +1,7 @@
 """Noise for a budget, and what a noise costs, under every accountant side by side."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from dpexp.accounting.bounds import (
     unavailable,
 )
 from dpexp.accounting.cache import cached
-from dpexp.accounting.calibrate import calibrate, round_up, search, smallest_sigma
+from dpexp.accounting.calibrate import calibrate, round_up, smallest_sigma
 from dpexp.accounting.inputs import check_inputs, check_target
 from dpexp.accounting.isolation import ChildLostError, run_in_child
 from dpexp.errors import AccountingError
@@ -189,43 +190,48 @@ def _is_final(result: Budget) -> bool:
 
 def _rows(eps: float, delta: float, q: float, steps: int) -> tuple[Row, ...]:
     """Return a row for each accountant's sigma; the sound one first, the central limit's last."""
-    if math.isinf(eps) or q == 1:
-        sound = calibrate(eps, delta, q, steps)
-        sigmas = {"prv": sound.noise_multiplier}
-        if not math.isinf(eps):
-            sigmas |= _compared_sigmas(eps, delta, q, steps, sound.noise_multiplier)
-        return tuple(
+    # A child process works on each of the two, so two cores halve the wait.
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(calibrate, eps, delta, q, steps)
+        others = _others(eps, delta, q, steps)
+        sound = future.result()
+    first = Row(accountant="prv", noise_multiplier=sound.noise_multiplier, bounds=sound.bounds)
+    return (first, *others)
+
+
+def _others(eps: float, delta: float, q: float, steps: int) -> list[Row]:
+    if math.isinf(eps):
+        return []
+    if q == 1:
+        return [
             Row(accountant=name, noise_multiplier=s, bounds=exact_bounds(s, q, steps, delta))
-            for name, s in sigmas.items()
-        )
+            for name, s in _other_sigmas(eps, delta, q, steps).items()
+        ]
     arguments = {"eps": eps, "delta": delta, "q": q, "steps": steps}
     try:
-        return tuple(Row.from_dict(row) for row in run_in_child("budget", arguments))
+        return [Row.from_dict(row) for row in run_in_child("other_rows", arguments)]
     except ChildLostError as error:
-        return search_rows(eps, delta, q, steps, prv_bound=unavailable(error))
+        return other_rows(eps, delta, q, steps, prv_bound=unavailable(error))
 
 
-def search_rows(
-    eps: float, delta: float, q: float, steps: int, prv_bound: PrvBound
-) -> tuple[Row, ...]:
-    """Return the rows for q below 1 and a finite target; not cached."""
-    sound = search(eps, delta, q, steps, prv_bound)
-    rows = [Row(accountant="prv", noise_multiplier=sound.noise_multiplier, bounds=sound.bounds)]
-    others = _compared_sigmas(eps, delta, q, steps, sound.noise_multiplier)
-    for name, sigma in others.items():
-        bounds = evaluate(sigma, q, steps, delta, prv_bound, TABLE_POINTS)
-        rows.append(Row(accountant=name, noise_multiplier=sigma, bounds=bounds))
-    return tuple(rows)
+def other_rows(eps: float, delta: float, q: float, steps: int, prv_bound: PrvBound) -> list[Row]:
+    """Return the rows beside the sound one, for q below 1 and a finite target; not cached."""
+    return [
+        Row(
+            accountant=name,
+            noise_multiplier=sigma,
+            bounds=evaluate(sigma, q, steps, delta, prv_bound, TABLE_POINTS),
+        )
+        for name, sigma in _other_sigmas(eps, delta, q, steps).items()
+    ]
 
 
-def _compared_sigmas(
-    eps: float, delta: float, q: float, steps: int, sound: float
-) -> dict[str, float]:
+def _other_sigmas(eps: float, delta: float, q: float, steps: int) -> dict[str, float]:
     """Return the sigma that each other accountant asks for, rounded up to 4 decimals."""
     by_gdp = gdp.noise_multiplier(eps, delta, q, steps)
     smallest = partial(smallest_sigma, eps=eps, delta=delta, q=q, steps=steps)
-    by_rdp = smallest(rdp.epsilon, start=1.1 * sound)
-    by_pld = smallest(pld.epsilon, start=sound)
+    by_rdp = smallest(rdp.epsilon, start=1.2 * by_gdp)
+    by_pld = smallest(pld.epsilon, start=by_rdp / 1.1)
     return {"pld": by_pld, "rdp": by_rdp, "gdp": round_up(by_gdp)}
 
 

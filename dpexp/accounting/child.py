@@ -17,8 +17,8 @@ def answer(task: str, arguments: dict[str, Any]) -> Any:
         return asdict(bounds.evaluate(**arguments, prv_bound=prv.epsilon))
     if task == "calibrate":
         return asdict(calibrate.search(**arguments, prv_bound=prv.epsilon))
-    if task == "budget":
-        return [asdict(row) for row in budget.search_rows(**arguments, prv_bound=prv.epsilon)]
+    if task == "other_rows":
+        return [asdict(row) for row in budget.other_rows(**arguments, prv_bound=prv.epsilon)]
     raise AccountingError(f"no accounting task is called {task!r}")
 
 

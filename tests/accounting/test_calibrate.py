@@ -10,7 +10,9 @@ import time
 import pytest
 
 from dpexp.accounting import bounds, cache, calibrate, gdp, pld, rdp
+from dpexp.accounting import budget as budget_module
 from dpexp.accounting.budget import budget
+from dpexp.accounting.isolation import ChildLostError
 from dpexp.errors import AccountingError
 
 # eps, delta, q, steps
@@ -68,6 +70,13 @@ def test_calibration_gives_up_by_name():
         calibrate.search(1.0, 1e-5, 0.02, 150, prv_bound=lambda **_: 2.0)
 
 
+def test_rdp_searches_where_pld_has_no_finite_value(monkeypatch):
+    monkeypatch.setattr(pld, "epsilon", lambda *_, **__: math.inf)
+    got = calibrate.search(1.0, 1e-5, 0.02, 150, prv_bound=lambda **_: 0.9)
+    assert rdp.epsilon(got.noise_multiplier, 0.02, 150, 1e-5) == pytest.approx(1.0, rel=2e-3)
+    assert (got.bounds.source, got.bounds.pld) == ("prv", None)
+
+
 @pytest.mark.parametrize("sigma", [0.12341, 0.1234, 1.0, 99.99999])
 def test_rounding_goes_up(sigma):
     assert sigma < calibrate.round_up(sigma) <= sigma + 1.01e-4
@@ -119,6 +128,19 @@ def test_budget_of_a_noise():
     assert (row.accountant, row.noise_multiplier, got.eps) == ("given", 0.7792, None)
     assert row.bounds.pld == pytest.approx(3.186, abs=0.005)
     assert got.published.claimed == pytest.approx(2.0, abs=1e-3)
+
+
+def test_a_budget_survives_lost_children(monkeypatch, empty_cache):
+    def lose_child(task, arguments):
+        raise ChildLostError(f"the child of {task} was stopped")
+
+    monkeypatch.setattr(budget_module, "run_in_child", lose_child)
+    monkeypatch.setattr(calibrate, "run_in_child", lose_child)
+    got = budget(eps=1, **SETTING)
+    assert [row.bounds.source for row in got.rows] == ["pld"] * 4
+    assert "PRV gave no bound: the child of calibrate was stopped" in got.rows[0].bounds.notes
+    assert "PRV gave no bound: the child of other_rows was stopped" in got.rows[1].bounds.notes
+    assert not list(empty_cache.glob("*.json"))
 
 
 @pytest.mark.parametrize(("eps", "batch"), [(math.inf, 10), (2.0, 100)])
