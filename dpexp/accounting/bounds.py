@@ -88,6 +88,11 @@ def epsilon_bounds(
         except ChildLostError as error:
             return evaluate(sigma, q, steps, delta, prv_bound=unavailable(error))
 
+    return cached_bounds(inputs, compute)
+
+
+def cached_bounds(inputs: dict[str, float], compute: Callable[[], Bounds]) -> Bounds:
+    """Return the stored bounds of sigma, q, steps and delta, else compute and store them."""
     return cached("bounds", inputs, compute, Bounds.from_dict, lambda bounds: bounds.is_final)
 
 

@@ -1,7 +1,6 @@
 """Noise for a budget, and what a noise costs, under every accountant side by side."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +15,14 @@ from dpexp.accounting.bounds import (
     unavailable,
 )
 from dpexp.accounting.cache import cached
-from dpexp.accounting.calibrate import calibrate, round_up, smallest_sigma
+from dpexp.accounting.calibrate import (
+    Calibration,
+    cached_calibration,
+    calibrate,
+    round_up,
+    search,
+    smallest_sigma,
+)
 from dpexp.accounting.inputs import check_inputs, check_target
 from dpexp.accounting.isolation import ChildLostError, run_in_child
 from dpexp.errors import AccountingError
@@ -190,28 +196,34 @@ def _is_final(result: Budget) -> bool:
 
 def _rows(eps: float, delta: float, q: float, steps: int) -> tuple[Row, ...]:
     """Return a row for each accountant's sigma; the sound one first, the central limit's last."""
-    # A child process works on each of the two, so two cores halve the wait.
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(calibrate, eps, delta, q, steps)
-        others = _others(eps, delta, q, steps)
-        sound = future.result()
+    if math.isinf(eps) or q == 1:
+        sound, others = calibrate(eps, delta, q, steps), _exact_rows(eps, delta, q, steps)
+    else:
+        found, others = _search_rows(eps, delta, q, steps)
+        sound = cached_calibration(eps, delta, q, steps, lambda: found)
     first = Row(accountant="prv", noise_multiplier=sound.noise_multiplier, bounds=sound.bounds)
     return (first, *others)
 
 
-def _others(eps: float, delta: float, q: float, steps: int) -> list[Row]:
+def _exact_rows(eps: float, delta: float, q: float, steps: int) -> list[Row]:
     if math.isinf(eps):
         return []
-    if q == 1:
-        return [
-            Row(accountant=name, noise_multiplier=s, bounds=exact_bounds(s, q, steps, delta))
-            for name, s in _other_sigmas(eps, delta, q, steps).items()
-        ]
+    return [
+        Row(accountant=name, noise_multiplier=s, bounds=exact_bounds(s, q, steps, delta))
+        for name, s in _other_sigmas(eps, delta, q, steps).items()
+    ]
+
+
+def _search_rows(eps: float, delta: float, q: float, steps: int) -> tuple[Calibration, list[Row]]:
     arguments = {"eps": eps, "delta": delta, "q": q, "steps": steps}
     try:
-        return [Row.from_dict(row) for row in run_in_child("other_rows", arguments)]
+        answer = run_in_child("budget", arguments)
     except ChildLostError as error:
-        return other_rows(eps, delta, q, steps, prv_bound=unavailable(error))
+        stand_in = unavailable(error)
+        sound = search(eps, delta, q, steps, stand_in)
+        return sound, other_rows(eps, delta, q, steps, stand_in)
+    others = [Row.from_dict(row) for row in answer["other_rows"]]
+    return Calibration.from_dict(answer["calibrate"]), others
 
 
 def other_rows(eps: float, delta: float, q: float, steps: int, prv_bound: PrvBound) -> list[Row]:

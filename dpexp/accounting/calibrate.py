@@ -10,6 +10,7 @@ from dpexp.accounting import gaussian, gdp, pld, prv, rdp
 from dpexp.accounting.bounds import (
     Bounds,
     PrvBound,
+    cached_bounds,
     evaluate,
     exact_bounds,
     unavailable,
@@ -65,7 +66,6 @@ def calibrate(eps: float, delta: float, sampling_rate: float, num_steps: int) ->
         AccountingError: If an argument is out of range, or no sigma meets the target.
     """
     eps, delta, q, steps = check_target(eps, delta, sampling_rate, num_steps)
-    inputs = {"eps": eps, "delta": delta, "q": q, "steps": steps}
 
     def compute() -> Calibration:
         if math.isinf(eps):
@@ -74,13 +74,25 @@ def calibrate(eps: float, delta: float, sampling_rate: float, num_steps: int) ->
             sigma = round_up(math.sqrt(steps) / gaussian.mu_of(eps, delta))
             return _exact(sigma, q, steps, delta)
         try:
-            return Calibration.from_dict(run_in_child("calibrate", inputs))
+            arguments = {"eps": eps, "delta": delta, "q": q, "steps": steps}
+            return Calibration.from_dict(run_in_child("calibrate", arguments))
         except ChildLostError as error:
             return search(eps, delta, q, steps, prv_bound=unavailable(error))
 
-    return cached(
+    return cached_calibration(eps, delta, q, steps, compute)
+
+
+def cached_calibration(
+    eps: float, delta: float, q: float, steps: int, compute: Callable[[], Calibration]
+) -> Calibration:
+    """Return the stored calibration, else compute it, and store it and its bounds."""
+    inputs = {"eps": eps, "delta": delta, "q": q, "steps": steps}
+    result = cached(
         "calibrate", inputs, compute, Calibration.from_dict, lambda result: result.bounds.is_final
     )
+    of_bounds = {"sigma": result.noise_multiplier, "q": q, "steps": steps, "delta": delta}
+    cached_bounds(of_bounds, lambda: result.bounds)
+    return result
 
 
 def search(eps: float, delta: float, q: float, steps: int, prv_bound: PrvBound) -> Calibration:
