@@ -87,9 +87,14 @@ def squared_norms_by_rows(grad: PerSampleGrad, workspace: int) -> Tensor:
     """Return |g_n|^2 from the definition, a few samples at a time."""
     parts = []
     for rows in chunks(grad.num_samples, prod(grad.shape), workspace):
-        g = grad.per_sample(rows).flatten(1)
-        parts.append(g.to(accumulation_dtype(g)).square().sum(1))
+        parts.append(_squared_norms_of(grad.per_sample(rows)))
     return torch.cat(parts)
+
+
+def _squared_norms_of(grads: Tensor) -> Tensor:
+    # Not flatten(1): the gradients of a number have shape (n,).
+    flat = grads.reshape(grads.shape[0], grads[0].numel())
+    return flat.to(accumulation_dtype(flat)).square().sum(1)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class Dense:
         return squared_norms_by_rows(self, workspace)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        flat = self.grads.flatten(1).to(weights.dtype)
+        flat = self.grads.reshape(self.num_samples, self.shape.numel()).to(weights.dtype)
         return (weights @ flat).view(self.shape)
 
     def zero_where(self, dropped: Tensor) -> Self:
@@ -224,8 +229,7 @@ class PulledBack:
             return self.grad.squared_norms(workspace)
         parts = []
         for rows in chunks(self.num_samples, prod(self.grad.shape) + prod(self.shape), workspace):
-            g = self.per_sample(rows).flatten(1)
-            parts.append(g.to(accumulation_dtype(g)).square().sum(1))
+            parts.append(_squared_norms_of(self.per_sample(rows)))
         return torch.cat(parts)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:

@@ -1,0 +1,244 @@
+"""Bare parameters and expressions of parameters, as vision transformers and others use them."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from rule_case import Apply, Case
+from timm.layers import LayerScale, StdConv2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+
+def in_place(function: Callable[[Tensor, Tensor], object]) -> Callable[..., Tensor]:
+    """A function that changes a copy of the batch in place by a parameter."""
+
+    def changed(x: Tensor, e: Tensor) -> Tensor:
+        y = x * 1.0
+        function(y, e)
+        return y
+
+    return changed
+
+
+ELEMENTWISE = {
+    "add": Case(lambda: Apply(lambda x, e: x + e, e=(4,)), (3, 4), "add"),
+    "add-from-left": Case(lambda: Apply(lambda x, e: e + x, e=(4,)), (3, 4), "add"),
+    "subtract": Case(lambda: Apply(lambda x, e: x - e, e=(4,)), (3, 4), "subtract"),
+    "subtract-from": Case(lambda: Apply(lambda x, e: e - x, e=(4,)), (3, 4), "subtract_from"),
+    "multiply": Case(lambda: Apply(lambda x, e: x * e, e=(4,)), (3, 4), "multiply"),
+    "multiply-from-left": Case(lambda: Apply(lambda x, e: e * x, e=(4,)), (3, 4), "multiply"),
+    "divide": Case(lambda: Apply(lambda x, e: x / e, e=(4,)), (3, 4), "divide"),
+    "divide-by-batch": Case(
+        lambda: Apply(lambda x, e: e / (2 + x.square()), e=(4,)), (3, 4), "div general"
+    ),
+    "functions-of-torch": Case(
+        lambda: Apply(lambda x, a, b: torch.sub(torch.mul(x, a), b), a=(4,), b=(3, 1)),
+        (3, 4),
+        "subtract multiply",
+    ),
+    "add-scalar": Case(lambda: Apply(lambda x, e: x + e, e=()), (3, 4), "add"),
+    "add-alpha": Case(
+        lambda: Apply(lambda x, e: torch.add(x, e, alpha=2.5), e=(4,)), (3, 4), "add general"
+    ),
+    # x is the one that is repeated: its own gradient is summed.
+    "multiply-repeats-batch": Case(
+        lambda: Apply(lambda x, e: (2 * x) * e, e=(1, 3, 4)), (1, 4), "multiply"
+    ),
+    "multiply-new-axis": Case(
+        lambda: Apply(lambda x, e: (x * e).movedim(1, 0), e=(3, 1, 4)), (4,), "mul general"
+    ),
+    "in-place-add": Case(lambda: Apply(in_place(Tensor.add_), e=(4,)), (3, 4), "add"),
+    "in-place-sub": Case(lambda: Apply(in_place(Tensor.sub_), e=(4,)), (3, 4), "subtract"),
+    "in-place-mul": Case(lambda: Apply(in_place(Tensor.mul_), e=(4,)), (3, 4), "multiply"),
+    "in-place-div": Case(lambda: Apply(in_place(Tensor.div_), e=(4,)), (3, 4), "divide"),
+    "position-embedding": Case(lambda: Apply(lambda x, e: x + e, e=(1, 3, 4)), (3, 4), "add"),
+    "position-embedding-resized": Case(
+        lambda: Apply(
+            lambda x, e: x + F.interpolate(e, size=(4, 4), mode="bicubic"), e=(1, 2, 3, 3)
+        ),
+        (2, 4, 4),
+        "add",
+    ),
+    "layer-scale": Case(lambda: LayerScale(4), (3, 4), "multiply"),
+    "layer-scale-image": Case(
+        lambda: Apply(lambda x, e: x * e.reshape(1, -1, 1, 1), e=(3,)), (3, 4, 4), "multiply"
+    ),
+}  # fmt: skip
+
+
+def class_token(x: Tensor, token: Tensor, position: Tensor) -> Tensor:
+    return torch.cat([token.expand(x.shape[0], -1, -1), x], dim=1) + position
+
+
+def index_assignment(x: Tensor, e: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, 1] = e
+    return y
+
+
+def mask_token(x: Tensor, e: Tensor) -> Tensor:
+    return torch.where(x[..., :1] > 0, e, x)
+
+
+CONCATENATION = {
+    "class-token": Case(
+        lambda: Apply(class_token, token=(1, 1, 4), position=(1, 4, 4)), (3, 4), "add cat"
+    ),
+    "prompts-last": Case(
+        lambda: Apply(lambda x, e: torch.cat((x, e.expand(len(x), 2, 4)), 1), e=(2, 4)),
+        (3, 4),
+        "cat",
+    ),
+    "two-tokens-and-a-constant": Case(
+        lambda: Apply(
+            lambda x, a, b: torch.cat(
+                [a.expand(len(x), 1, 4), x.new_ones(len(x), 1, 4), x, b.expand(len(x), 1, 4)], -2
+            ),
+            a=(1, 1, 4),
+            b=(1, 4),
+        ),
+        (3, 4),
+        "cat",
+    ),
+}
+
+
+def attention(mask: Callable[[Tensor], Tensor], **options: object) -> Callable[..., Tensor]:
+    """Attention of the batch (n, heads, t, d) on itself with a trainable mask."""
+
+    def attend(x: Tensor, table: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(
+            x, x.roll(1, -1), x.flip(-1), attn_mask=mask(table), dropout_p=0.0, **options
+        )
+
+    return attend
+
+
+OFFSETS = torch.tensor([[0, 1, 2], [3, 0, 1], [4, 3, 0]])
+
+ATTENTION = {
+    "relative-position-table": Case(
+        lambda: Apply(attention(lambda table: table[OFFSETS].permute(2, 0, 1)[None]), table=(5, 2)),
+        (2, 3, 4),
+        "add",
+    ),
+    "mask-3d": Case(lambda: Apply(attention(lambda m: m), table=(2, 3, 3)), (2, 3, 4), "add"),
+    "mask-one-head": Case(lambda: Apply(attention(lambda m: m), table=(3, 3)), (2, 3, 4), "add"),
+    "mask-scale": Case(
+        lambda: Apply(attention(lambda m: m, scale=0.3), table=(1, 2, 3, 3)), (2, 3, 4), "add"
+    ),
+    "query-is-a-parameter": Case(
+        lambda: Apply(
+            lambda x, q: F.scaled_dot_product_attention(
+                q.expand(len(x), -1, -1, -1), x, x, is_causal=True
+            ),
+            q=(1, 2, 3, 4),
+        ),
+        (2, 3, 4),
+        "matmul general",
+    ),
+}
+
+
+class TokensFirst(nn.Module):
+    """Multi-head attention that wants the samples on the second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        return self.attention(x, x, x, need_weights=False)[0].transpose(0, 1)
+
+
+class BatchFirst(nn.Module):
+    """Multi-head attention that also returns its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, weights = self.attention(x, x, x)
+        return torch.cat([y, weights], -1)
+
+
+class BothSides(nn.Module):
+    """A bilinear layer of the batch with a shifted copy of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bilinear = nn.Bilinear(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bilinear(x, x.roll(1, -1))
+
+
+GENERAL = {
+    "matmul-parameter": Case(lambda: Apply(lambda x, w: x @ w, w=(4, 3)), (3, 4), "linear"),
+    "matmul-from-left": Case(lambda: Apply(lambda x, w: w @ x, w=(2, 3)), (3, 4), "matmul general"),
+    "matmul-stack": Case(
+        lambda: Apply(lambda x, w: torch.matmul(x, w), w=(2, 4, 3)), (2, 3, 4), "matmul general"
+    ),
+    "einsum": Case(
+        lambda: Apply(lambda x, w: torch.einsum("nti,oi->nto", x, w), w=(3, 4)),
+        (3, 4),
+        "einsum general",
+    ),
+    "bmm": Case(
+        lambda: Apply(lambda x, w: torch.bmm(x, w.expand(len(x), 4, 2)), w=(4, 2)),
+        (3, 4),
+        "bmm general",
+    ),
+    "where": Case(lambda: Apply(mask_token, e=(4,)), (3, 4), "where general"),
+    "prelu": Case(lambda: nn.PReLU(3), (3, 4), "prelu general"),
+    "bilinear": Case(BothSides, (4,), "bilinear general"),
+    "multi-head-attention": Case(BatchFirst, (3, 4), "multi_head_attention_forward general"),
+    "multi-head-attention-tokens-first": Case(
+        TokensFirst, (3, 4), "multi_head_attention_forward general"
+    ),
+    "index-assignment": Case(
+        lambda: Apply(index_assignment, e=(4,)), (3, 4), "__setitem__ general", has_vmap=False
+    ),
+}
+
+
+def standardised(x: Tensor, w: Tensor) -> Tensor:
+    mean, std = w.mean((1, 2, 3), keepdim=True), w.std((1, 2, 3), keepdim=True)
+    return F.conv2d(x, (w - mean) / (std + 1e-3))
+
+
+def query_bias_alone(x: Tensor, w: Tensor, q: Tensor, v: Tensor) -> Tensor:
+    return F.linear(x, w, torch.cat((q, torch.zeros_like(q), v)))
+
+
+EXPRESSION = {
+    "standardised-weight": Case(lambda: Apply(standardised, w=(4, 3, 3, 3)), (3, 5, 5), "conv2d"),
+    "timm-StdConv2d": Case(lambda: StdConv2d(3, 4, 3), (3, 5, 5), "conv2d"),
+    "normalised-weight": Case(
+        lambda: Apply(lambda x, w: F.linear(x, F.normalize(w, dim=1)), w=(3, 4)), (3, 4), "linear"
+    ),
+    "weight_norm": Case(lambda: parametrizations.weight_norm(nn.Linear(4, 3)), (3, 4), "linear"),
+    "transposed-weight": Case(
+        lambda: Apply(lambda x, w: F.linear(x, w.t()), w=(4, 3)), (3, 4), "linear"
+    ),
+    "part-of-a-weight": Case(
+        lambda: Apply(lambda x, w: F.linear(x, w[1:3]), w=(5, 4)), (3, 4), "linear"
+    ),
+    "query-and-value-bias": Case(
+        lambda: Apply(query_bias_alone, w=(6, 4), q=(2,), v=(2,)), (3, 4), "linear"
+    ),
+    "exponential-scale": Case(
+        lambda: Apply(lambda x, e: x * e.clamp(max=math.log(100)).exp(), e=(3, 1)),
+        (3, 4),
+        "multiply",
+    ),
+    "product-of-two": Case(
+        lambda: Apply(lambda x, a, b: x @ (a @ b), a=(4, 2), b=(2, 3)), (3, 4), "linear"
+    ),
+}
+
+EXPRESSIONS = {**ELEMENTWISE, **CONCATENATION, **ATTENTION, **GENERAL, **EXPRESSION}

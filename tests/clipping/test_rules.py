@@ -1,0 +1,145 @@
+"""Every clipping rule against per-sample gradients that autograd computes alone, in float64."""
+
+from functools import cache
+
+import pytest
+import torch
+from expression_cases import EXPRESSIONS
+from layer_cases import LAYERS
+from reference.gradients import norms, weighted, weighted_outputs
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from dpexp.clipping.engine import PrivacyEngine
+from dpexp.clipping.groups import Group
+from dpexp.clipping.per_sample import PerSampleGrad, Summed
+from dpexp.clipping.plan import PLANS, always_ghost, always_instantiate
+from dpexp.clipping.proof import uses_reached
+from dpexp.clipping.rules.general import General
+
+CASES = {**LAYERS, **EXPRESSIONS}
+WAYS = {"ghost": always_ghost, "instantiate": always_instantiate}
+EXACT = {"rtol": 1e-10, "atol": 1e-11}
+NUM_SAMPLES = 5
+WEIGHTS = torch.tensor([0.0, 1.0, 0.5, 2.0, 1e-3], dtype=torch.float64)
+DROPPED = torch.tensor([False, True, False, False, True])
+
+
+@cache
+def reference(name: str, n: int = NUM_SAMPLES) -> dict[str, Tensor]:
+    return CASES[name].reference(n)
+
+
+@cache
+def handed_over(name: str, way: str) -> dict[str, PerSampleGrad]:
+    """What the engine is given for each parameter, in the form it comes in."""
+    case = CASES[name]
+    model, x = case.model(), case.samples(NUM_SAMPLES)
+    terms: dict[nn.Parameter, list[PerSampleGrad]] = {}
+    add = Group.add
+
+    def recording(group, param, grad, workspace):
+        terms.setdefault(param, []).append(grad)
+        add(group, param, grad, workspace)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Group, "add", recording)
+        patch.setitem(PLANS, "time", WAYS[way])
+        engine = PrivacyEngine(model, clip_norm=1.0)
+        engine.backward(weighted_outputs(model(x)))
+    assert {row["way"] for row in engine.plan_rows()} == ({way} if case.has_ways else set())
+    names = {p: n for n, p in model.named_parameters()}
+    return {names[p]: t[0] if len(t) == 1 else Summed(tuple(t)) for p, t in terms.items()}
+
+
+BOTH_WAYS = [
+    (name, way) for name in CASES for way in WAYS if way == "ghost" or CASES[name].has_ways
+]
+
+
+@pytest.fixture(params=BOTH_WAYS, ids="-".join)
+def grads(request) -> tuple[dict[str, PerSampleGrad], dict[str, Tensor]]:
+    """The gradients of every parameter of a case as the engine holds them, and as they are."""
+    name, way = request.param
+    return handed_over(name, way), reference(name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_meets_the_operations_it_is_for(name):
+    case = CASES[name]
+    model = case.model()
+    engine = PrivacyEngine(model, clip_norm=1.0)
+    losses = weighted_outputs(model(case.samples(NUM_SAMPLES)))
+    names = {p: n for n, p in model.named_parameters() if p.requires_grad}
+    uses = uses_reached(losses, names)
+    found = " ".join(use.operation.name for use in uses)
+    assert found + " general" * isinstance(uses[0].operation, General) == case.uses
+    assert {p for use in uses for e in use.expressions for p in e.params} == set(names)
+    size = {n: norms({n: g}) for n, g in reference(name).items()}
+    assert all((s.median() > 1e-3).all() for s in size.values()), "a gradient of zero tests nothing"
+    engine.detach()
+
+
+def test_per_sample_gradients(grads):
+    held, expected = grads
+    assert set(held) == set(expected)
+    for name, grad in held.items():
+        assert grad.num_samples == NUM_SAMPLES
+        assert grad.shape == expected[name].shape[1:]
+        assert_close(grad.per_sample(slice(0, NUM_SAMPLES)), expected[name], **EXACT)
+        assert_close(grad.per_sample(slice(1, 3)), expected[name][1:3], **EXACT)
+
+
+@pytest.mark.parametrize("workspace", [1, 2**30])
+def test_squared_norms(grads, workspace):
+    held, expected = grads
+    for name, grad in held.items():
+        squares = norms({name: expected[name]}).square()
+        assert_close(grad.squared_norms(workspace), squares, **EXACT)
+
+
+def test_weighted_sums(grads):
+    held, expected = grads
+    sums = {name: grad.weighted_sum(WEIGHTS) for name, grad in held.items()}
+    assert_close(sums, weighted(expected, WEIGHTS), **EXACT)
+
+
+def test_compact_forms_are_the_same_gradients_and_no_larger(grads):
+    held, expected = grads
+    for name, grad in held.items():
+        compact = grad.compact()
+        assert compact.num_held <= grad.num_held
+        assert_close(compact.per_sample(slice(0, NUM_SAMPLES)), expected[name], **EXACT)
+        assert_close(compact.squared_norms(64), norms({name: expected[name]}).square(), **EXACT)
+        wanted = weighted({name: expected[name]}, WEIGHTS)[name]
+        assert_close(compact.weighted_sum(WEIGHTS), wanted, **EXACT)
+
+
+@pytest.mark.parametrize("is_compact", [False, True])
+def test_dropped_samples_are_zero_and_others_unchanged(grads, is_compact):
+    held, expected = grads
+    kept = (~DROPPED).double()
+    for name, grad in held.items():
+        left = (grad.compact() if is_compact else grad).zero_where(DROPPED)
+        found = left.per_sample(slice(0, NUM_SAMPLES))
+        assert not found[DROPPED].any()
+        assert_close(found[~DROPPED], expected[name][~DROPPED], **EXACT)
+        wanted = weighted({name: expected[name]}, kept)[name]
+        assert_close(left.weighted_sum(torch.ones_like(kept)), wanted, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "n"), [("auto", 1), ("auto", 5), ("mixed_ghost", 5), ("instantiate", 5)]
+)
+@pytest.mark.parametrize("name", CASES)
+def test_the_engine_clips_each_case_to_the_median_norm(name, algorithm, n):
+    case, expected = CASES[name], reference(name, n)
+    model = case.model()
+    size = norms(expected)
+    bound = float(size.median()) if n > 1 else 0.5 * float(size)
+    assert 0 < (size > bound).sum() < max(n, 2)
+    engine = PrivacyEngine(model, clip_norm=bound, algorithm=algorithm)
+    found = engine.backward(weighted_outputs(model(case.samples(n))))
+    assert_close(found, size, **EXACT)
+    wanted = weighted(expected, (bound / size).clamp(max=1))
+    assert_close({k: model.get_parameter(k).grad for k in wanted}, wanted, **EXACT)
