@@ -5,7 +5,6 @@ known, and its clipped sum can be taken and its tensors freed; with flat clippin
 the end, and with the other styles as the backward pass goes.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,24 +12,19 @@ from torch import Tensor, nn
 
 from dpexp.clipping.per_sample import Dense, PerSampleGrad, Summed
 
-# Squared norms |g_n|^2 -> (factors C_n, samples that contribute exactly nothing).
-Factors = Callable[[Tensor], tuple[Tensor, Tensor]]
-
 
 @dataclass(eq=False)
 class Group:
     """Parameters that are clipped together, in one backward pass.
 
     Attributes:
-        bound: R of the group, gradient units.
         uses_left: For each parameter, the uses that the backward pass has yet to reach.
+        is_kept: Whether gradients are held for the clipped sum, or dropped once measured.
         terms: For each parameter, what has been handed over and not yet measured.
         held: For each parameter, what has been measured and waits for the factors.
-        squared_norms: Sum over measured parameters, shape (n,).
-        is_kept: Whether gradients are held for the clipped sum, or dropped once measured.
+        squared_norms: Sum over measured parameters, shape (n,); None before the first.
     """
 
-    bound: float
     uses_left: dict[nn.Parameter, int]
     is_kept: bool
     terms: dict[nn.Parameter, list[PerSampleGrad]] = field(default_factory=dict)
@@ -45,8 +39,8 @@ class Group:
             return
         terms = self.terms.pop(param)
         total = (terms[0] if len(terms) == 1 else Summed(tuple(terms))).compact()
-        norms = total.squared_norms(workspace)
-        self.squared_norms = norms if self.squared_norms is None else self.squared_norms + norms
+        squares = total.squared_norms(workspace)
+        self.squared_norms = squares if self.squared_norms is None else self.squared_norms + squares
         if self.is_kept:
             self.held[param] = total
 
@@ -55,17 +49,26 @@ class Group:
         """Whether every use has been reached."""
         return not any(self.uses_left.values())
 
-    def clipped_sums(self, factors: Factors) -> dict[nn.Parameter, Tensor]:
-        """Return sum_n C_n g_n of each parameter, and free what was held."""
+    @property
+    def norms(self) -> Tensor:
+        """|g_n| over the group, shape (n,); of a complete group."""
         assert self.squared_norms is not None
-        weights, dropped = factors(self.squared_norms)
+        return self.squared_norms.sqrt()
+
+    def clipped_sums(self, weights: Tensor, dropped: Tensor) -> dict[nn.Parameter, Tensor]:
+        """Return sum_n C_n g_n of each parameter, and free what was held.
+
+        Args:
+            weights: C_n, shape (n,).
+            dropped: Samples that contribute exactly nothing, whatever they hold, shape (n,).
+        """
         has_dropped = bool(dropped.any())
         sums = {}
         for param in list(self.held):
             grad = self.held.pop(param)
             if has_dropped:
                 grad = grad.zero_where(dropped)
-            sums[param] = grad.weighted_sum(weights).view(param.shape)
+            sums[param] = grad.weighted_sum(weights)
         return sums
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dpexp.clipping.rules.rule import SampleAxes
-from dpexp.clipping.tap import ForwardPass, Tap, Use, _Tapped, walk
+from dpexp.clipping.tap import ForwardPass, Tap, Use, use_of, walk
 from dpexp.errors import CrossSampleError, UncoveredParameterError
 
 # A move of one sample's rows below this share of the largest value is rounding.
@@ -32,8 +32,8 @@ def uses_reached(losses: Tensor, names: dict[nn.Parameter, str]) -> list[Use]:
     uses: list[Use] = []
     leaks: dict[str, str] = {}
     for node, parent in walk(losses.grad_fn, _edges_past_params):
-        if isinstance(node, _Tapped._backward_cls):  # type: ignore[attr-defined]
-            uses.append(node.use)
+        if use := use_of(node):
+            uses.append(use)
         elif type(node).__name__ == "CheckpointFunctionBackward":
             raise UncoveredParameterError(
                 "the model uses reentrant activation checkpointing, which hides its operations "
@@ -49,9 +49,8 @@ def uses_reached(losses: Tensor, names: dict[nn.Parameter, str]) -> list[Use]:
 
 def _edges_past_params(node: Any) -> Sequence:
     """Return the edges of a node, without those of a use to its own params."""
-    if isinstance(node, _Tapped._backward_cls):  # type: ignore[attr-defined]
-        return node.next_functions[: 1 + node.use.num_inputs]
-    return node.next_functions
+    use = use_of(node)
+    return node.next_functions[: 1 + use.num_inputs] if use else node.next_functions
 
 
 def _leak_message(leaks: dict[str, str]) -> str:
@@ -99,14 +98,10 @@ class Independence:
                 "sample can change what is done to another. Per-sample gradients need the same "
                 "operations for every sample"
             )
-        proved = []
-        for (use, xs, ys), (_, xs_moved, ys_moved) in zip(first, second, strict=True):
-            proved.append(
-                tuple(
-                    tuple(_sample_axis(a, b, few, use) for a, b in zip(was, now, strict=True))
-                    for was, now in ((xs, xs_moved), (ys, ys_moved))
-                )
-            )
+        proved = [
+            (_sample_axes(xs, xs_moved, few, use), _sample_axes(ys, ys_moved, few, use))
+            for (use, xs, ys), (_, xs_moved, ys_moved) in zip(first, second, strict=True)
+        ]
         self.axes[key] = proved
         # On fewer samples the model may run other operations: then this call is not yet proved.
         self.axes[tuple(first[0][0].forward_pass.uses) if first else key] = proved
@@ -169,6 +164,10 @@ def _observe(
         finally:
             tap.observer = None
     return seen
+
+
+def _sample_axes(was: list[Tensor], now: list[Tensor], few: int, use: Use) -> tuple[int, ...]:
+    return tuple(_sample_axis(a, b, few, use) for a, b in zip(was, now, strict=True))
 
 
 def _sample_axis(was: Tensor, now: Tensor, few: int, use: Use) -> int:

@@ -45,11 +45,13 @@ class Expression:
         value: The tensor, with its graph back to the parameters.
         params: The parameters it is made of, as autograd finds them; empty until it is used.
         is_reshape: Whether it is one parameter in another shape.
+        version: Of `value` when it was seen; a later one says that it was changed in place.
     """
 
     value: Tensor
     params: tuple[nn.Parameter, ...]
     is_reshape: bool
+    version: int
 
 
 @dataclass(eq=False)
@@ -123,7 +125,7 @@ class Tap(TorchFunctionMode):
         self._expressions: dict[int, Expression] = {}
 
     def _own(self) -> dict[int, Expression]:
-        return {id(p): Expression(p, (p,), True) for p in self.names if p.requires_grad}
+        return {id(p): Expression(p, (p,), True, p._version) for p in self.names if p.requires_grad}
 
     def start(self, args: tuple, kwargs: dict) -> ForwardPass:
         """Begin a call of the model with these inputs."""
@@ -190,12 +192,13 @@ class Tap(TorchFunctionMode):
     def _expression(self, func: Callable, args: tuple, out: Any) -> Any:
         """Remember what was computed from parameters alone."""
         source = self._expressions.get(id(args[0])) if args else None
-        is_reshaping = func in RESHAPES and source is not None and source.is_reshape
+        num_kept = source.value.numel() if source and source.is_reshape and func in RESHAPES else -1
         changed = args[0] if is_in_place(func) else None  # a constant that took parameters in
         for leaf in _tensors((out, changed)):
             if leaf.requires_grad and leaf not in self.names:
-                is_reshape = is_reshaping and leaf.numel() == source.value.numel()
-                self._expressions[id(leaf)] = Expression(leaf, (), is_reshape)
+                self._expressions[id(leaf)] = Expression(
+                    leaf, (), leaf.numel() == num_kept, leaf._version
+                )
         return out
 
     def _with_params(self, expression: Expression) -> Expression:
@@ -208,15 +211,17 @@ class Tap(TorchFunctionMode):
             return expression
         params: dict[nn.Parameter, None] = {}
         for node, _ in walk(expression.value.grad_fn):
-            if isinstance(node, _Tapped._backward_cls):  # type: ignore[attr-defined]
+            if use := use_of(node):
                 raise UncoveredParameterError(
-                    f"{node.use.label}: its result came back as if it did not depend on the batch "
+                    f"{use.label}: its result came back as if it did not depend on the batch "
                     f"(through numpy, or code that hides its operations), so per-sample gradients "
                     f"would be wrong. Compute it with tensor operations, or freeze the parameters"
                 )
             if getattr(node, "variable", None) in self.names:
                 params[node.variable] = None
-        return replace(expression, params=tuple(params))
+        is_intact = expression.value._version == expression.version
+        is_reshape = expression.is_reshape and is_intact
+        return replace(expression, params=tuple(params), is_reshape=is_reshape)
 
     def _use(self, bound: Bound) -> Any:
         """Compute a call as a use."""
@@ -319,6 +324,11 @@ class _Tapped(torch.autograd.Function):
             wanted = ctx.needs_input_grad[3 + use.num_inputs :]
             grads = plain_grads(use, saved, grad_y) if any(wanted) else (None,) * len(wanted)
         return (None, None, None, *use.operation.input_grads(saved, grad_y, needed), *grads)
+
+
+def use_of(node: Any) -> Use | None:
+    """Return the use that a node of the autograd graph belongs to, if it does."""
+    return node.use if isinstance(node, _Tapped._backward_cls) else None  # type: ignore[attr-defined]
 
 
 def plain_grads(use: Use, saved: Sequence[Tensor], grad_y: Any) -> list[Tensor]:

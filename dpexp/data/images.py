@@ -35,10 +35,10 @@ class Images(Protocol):
     """
 
     @property
-    def labels(self) -> Tensor: ...  # noqa: D102
+    def labels(self) -> Tensor: ...
 
     @property
-    def place(self) -> Callable[[int], str]: ...  # noqa: D102
+    def place(self) -> Callable[[int], str]: ...
 
     def read(self, rows: Tensor, *, image_size: int, channels: int) -> Tensor:
         """Return images in [0, 1], shape (n, channels, image_size, image_size), float32."""

@@ -59,7 +59,7 @@ class Split:
         """Class of each sample, int64, shape (len(self),)."""
         return self.images.labels[self.rows]
 
-    def batch(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor | Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
         """Return normalised images, float32, shape (n, c, s, s), and labels, int64, shape (n,).
 
         The same indices give the same tensors, on any call. No indices give tensors of length 0.

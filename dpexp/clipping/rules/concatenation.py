@@ -30,7 +30,7 @@ class Concatenation:
     sizes: tuple[int, ...]
     axis: int
     constants: tuple[Tensor, ...]
-    name = "cat"
+    name: str = "cat"
 
     def forward(
         self, inputs: Sequence[Tensor], params: Sequence[Tensor]

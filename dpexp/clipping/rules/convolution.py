@@ -28,7 +28,7 @@ from dpexp.clipping.per_sample import (
     zero_rows,
 )
 from dpexp.clipping.plan import ChooseWay, Way
-from dpexp.clipping.rules.rule import Bound, Kind, SampleAxes, under_autocast
+from dpexp.clipping.rules.rule import Affine, Bound, Kind, SampleAxes, under_autocast
 
 _backward = torch.ops.aten.convolution_backward
 
@@ -190,15 +190,11 @@ class Convolution:
     """A bound call of a convolution.
 
     Attributes:
-        roles: Which of "weight" and "bias" are made of trainable parameters, in that order.
-        weight: The weight, if it is a constant.
-        bias: The bias, if it is a constant.
+        affine: Weight and bias.
         geometry: The options of the call.
     """
 
-    roles: tuple[str, ...]
-    weight: Tensor | None
-    bias: Tensor | None
+    affine: Affine
     geometry: Geometry
 
     @property
@@ -209,8 +205,8 @@ class Convolution:
     def forward(
         self, inputs: Sequence[Tensor], params: Sequence[Tensor]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        given = dict(zip(self.roles, params, strict=True))
-        weight, bias = given.get("weight", self.weight), given.get("bias", self.bias)
+        weight, bias = self.affine.filled(params)
+        assert weight is not None
         x, weight, bias = under_autocast(inputs[0], weight, bias)
         # x is also what shapes its own gradient, so it is kept for a frozen weight too.
         return self.geometry.apply(x, weight, bias), (x, weight)
@@ -228,12 +224,12 @@ class Convolution:
         x, weight = saved
         n = axes.num_samples
         grads: list[PerSampleGrad] = []
-        if "weight" in self.roles:
+        if "weight" in self.affine.roles:
             positions = (x if self.geometry.transposed else grad_y).shape[2:]
             num_positions = math.prod(positions) * x.shape[0] // n
             way = choose(num_positions, weight[0].numel(), weight.shape[0])
             grads.append(ConvolutionOuter(x, grad_y, n, self.geometry, weight, way))
-        if "bias" in self.roles:
+        if "bias" in self.affine.roles:
             channels = grad_y.reshape(n, -1, grad_y.shape[1], math.prod(grad_y.shape[2:]))
             grads.append(Dense(channels.sum((1, 3), dtype=accumulation_dtype(grad_y))))
         return grads
@@ -250,15 +246,10 @@ def _taken_apart(
     geometry: Geometry,
     kind: Callable[[Any], Kind],
 ) -> Bound | None:
-    if kind(x) != "batch" or kind(weight) == "batch" or kind(bias) == "batch":
+    affine = Affine.of(x, weight, bias, kind)
+    if affine is None or x.ndim != weight.ndim:
         return None
-    if x.ndim != weight.ndim:
-        return None
-    given = {"weight": weight, "bias": bias}
-    roles = tuple(role for role, tensor in given.items() if kind(tensor) == "param")
-    constant = {role: None if role in roles else tensor for role, tensor in given.items()}
-    operation = Convolution(roles, constant["weight"], constant["bias"], geometry)
-    return Bound(operation, (x,), tuple(given[role] for role in roles))
+    return Bound(Convolution(affine, geometry), (x,), affine.params)
 
 
 def bind_convolution(

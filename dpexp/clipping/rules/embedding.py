@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dpexp.clipping.per_sample import PerSampleGrad, accumulation_dtype, chunks, zero_rows
 from dpexp.clipping.plan import ChooseWay
 from dpexp.clipping.rules.rule import Bound, Kind, SampleAxes
+from dpexp.errors import CrossSampleError
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Embedding:
 
     num_rows: int
     padding_index: int | None
-    name = "embedding"
+    name: str = "embedding"
 
     def forward(
         self, inputs: Sequence[Tensor], params: Sequence[Tensor]
@@ -116,9 +117,15 @@ def bind_embedding(
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
     ) -> Bound | None:
-        is_plain = max_norm is None and not scale_grad_by_freq
-        if kind(input) != "batch" or kind(weight) != "param" or not is_plain:
+        if kind(input) != "batch" or kind(weight) != "param":
             return None
+        if max_norm is not None or scale_grad_by_freq:
+            option = "max_norm" if max_norm is not None else "scale_grad_by_freq"
+            raise CrossSampleError(
+                f"an embedding with {option} scales rows by what the whole batch looks up, so one "
+                f"sample's gradient depends on the others and cannot be clipped alone. Leave "
+                f"{option} unset"
+            )
         padding = padding_idx
         if padding is not None and padding < 0:
             padding += weight.shape[0]

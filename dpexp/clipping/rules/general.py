@@ -26,15 +26,15 @@ class General:
 
     Attributes:
         func: The function; pure, also where the original changed its first argument in place.
-        leaves: The arguments, flattened; None where an input or a param goes.
-        order: For each leaf, "batch" or "param" where a tensor goes, else "constant".
-        spec: How the leaves become (args, kwargs) again.
+        order: The kind of each argument, flattened.
+        constants: The constant ones, in order.
+        spec: How the arguments become (args, kwargs) again.
         num_inputs: How many inputs there are.
     """
 
     func: Callable
-    leaves: tuple[Any, ...]
     order: tuple[Kind, ...]
+    constants: tuple[Any, ...]
     spec: Any
     num_inputs: int
 
@@ -44,11 +44,8 @@ class General:
 
     def call(self, inputs: Sequence[Tensor], params: Sequence[Tensor]) -> Any:
         """Return the function of these inputs and params."""
-        sources = {"batch": iter(inputs), "param": iter(params), "constant": None}
-        leaves = [
-            leaf if kind == "constant" else next(sources[kind])
-            for kind, leaf in zip(self.order, self.leaves, strict=True)
-        ]
+        sources = {"batch": iter(inputs), "param": iter(params), "constant": iter(self.constants)}
+        leaves = [next(sources[kind]) for kind in self.order]
         args, kwargs = pytree.tree_unflatten(leaves, self.spec)
         return self.func(*args, **kwargs)
 
@@ -186,13 +183,13 @@ def _is_close(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def bind_general(
-    func: Callable, args: tuple, kwargs: dict, kind: Callable[[Any], Kind]
-) -> Bound | None:
+def bind_general(func: Callable, args: tuple, kwargs: dict, kind: Callable[[Any], Kind]) -> Bound:
     """Take any call apart."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     order = tuple(kind(leaf) for leaf in leaves)
-    inputs = tuple(t for t, k in zip(leaves, order, strict=True) if k == "batch")
-    params = tuple(t for t, k in zip(leaves, order, strict=True) if k == "param")
-    kept = tuple(t if k == "constant" else None for t, k in zip(leaves, order, strict=True))
-    return Bound(General(func, kept, order, spec, len(inputs)), inputs, params)
+    of_kind = {
+        each: tuple(t for t, k in zip(leaves, order, strict=True) if k == each)
+        for each in ("batch", "param", "constant")
+    }
+    operation = General(func, order, of_kind["constant"], spec, len(of_kind["batch"]))
+    return Bound(operation, of_kind["batch"], of_kind["param"])

@@ -22,7 +22,7 @@ from dpexp.clipping.per_sample import (
     zero_rows,
 )
 from dpexp.clipping.plan import ChooseWay, Way
-from dpexp.clipping.rules.rule import Bound, Kind, SampleAxes, under_autocast
+from dpexp.clipping.rules.rule import Affine, Bound, Kind, SampleAxes, under_autocast
 
 
 @dataclass(frozen=True)
@@ -98,23 +98,19 @@ class Linear:
     """A bound call of `F.linear`.
 
     Attributes:
-        roles: Which of "weight" and "bias" are made of trainable parameters, in that order.
-        weight: The weight, if it is a constant.
-        bias: The bias, if it is a constant.
+        affine: Weight and bias.
     """
 
-    roles: tuple[str, ...]
-    weight: Tensor | None
-    bias: Tensor | None
-    name = "linear"
+    affine: Affine
+    name: str = "linear"
 
     def forward(
         self, inputs: Sequence[Tensor], params: Sequence[Tensor]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        given = dict(zip(self.roles, params, strict=True))
-        weight, bias = given.get("weight", self.weight), given.get("bias", self.bias)
+        weight, bias = self.affine.filled(params)
+        assert weight is not None
         x, weight, bias = under_autocast(inputs[0], weight, bias)
-        return F.linear(x, weight, bias), (x if "weight" in given else None, weight)
+        return F.linear(x, weight, bias), (x if "weight" in self.affine.roles else None, weight)
 
     def input_grads(
         self, saved: Sequence[Tensor], grad_y: Tensor, needed: Sequence[bool]
@@ -126,10 +122,10 @@ class Linear:
     ) -> Sequence[PerSampleGrad]:
         g = merge_positions(axes.split_output(grad_y))
         grads: list[PerSampleGrad] = []
-        if "weight" in self.roles:
+        if "weight" in self.affine.roles:
             x = merge_positions(axes.split_input(saved[0]))
             grads.append(Outer(x, g, choose(x.shape[1], x.shape[2], g.shape[2])))
-        if "bias" in self.roles:
+        if "bias" in self.affine.roles:
             grads.append(Dense(g.sum(1, dtype=accumulation_dtype(g))))
         return grads
 
@@ -150,10 +146,7 @@ def bind_linear(
         return input, weight, bias
 
     x, weight, bias = signature(*args, **kwargs)
-    if kind(x) != "batch" or kind(weight) == "batch" or kind(bias) == "batch" or x.ndim < 2:
+    affine = Affine.of(x, weight, bias, kind)
+    if affine is None or x.ndim < 2:
         return None
-    given = {"weight": weight, "bias": bias}
-    roles = tuple(role for role, tensor in given.items() if kind(tensor) == "param")
-    constant = {role: None if role in roles else tensor for role, tensor in given.items()}
-    operation = Linear(roles, constant["weight"], constant["bias"])
-    return Bound(operation, (x,), tuple(given[role] for role in roles))
+    return Bound(Linear(affine), (x,), affine.params)

@@ -19,7 +19,7 @@ from torch import Tensor
 from dpexp.clipping.per_sample import Dense, PerSampleGrad, accumulation_dtype
 from dpexp.clipping.plan import ChooseWay
 from dpexp.clipping.rules.broadcast import sum_to_param
-from dpexp.clipping.rules.rule import Bound, Kind, SampleAxes
+from dpexp.clipping.rules.rule import Affine, Bound, Kind, SampleAxes
 
 _aten = torch.ops.aten
 
@@ -29,25 +29,20 @@ class LayerNorm:
     """A bound call of `F.layer_norm`.
 
     Attributes:
-        roles: Which of "weight" and "bias" are made of trainable parameters, in that order.
-        weight: The weight, if it is a constant.
-        bias: The bias, if it is a constant.
+        affine: Weight and bias.
         shape: The trailing axes that are normalised.
         eps: Added to the variance.
     """
 
-    roles: tuple[str, ...]
-    weight: Tensor | None
-    bias: Tensor | None
+    affine: Affine
     shape: tuple[int, ...]
     eps: float
-    name = "layer_norm"
+    name: str = "layer_norm"
 
     def forward(
         self, inputs: Sequence[Tensor], params: Sequence[Tensor]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        given = dict(zip(self.roles, params, strict=True))
-        weight, bias = given.get("weight", self.weight), given.get("bias", self.bias)
+        weight, bias = self.affine.filled(params)
         x = _in_dtype_of(inputs[0], weight, bias)
         y, mean, rstd = torch.native_layer_norm(x, self.shape, weight, bias, self.eps)
         return y, (x, mean, rstd, weight)
@@ -68,10 +63,10 @@ class LayerNorm:
         x, mean, rstd, _ = saved
         shape = torch.Size(self.shape)
         grads: list[PerSampleGrad] = []
-        if "weight" in self.roles:
+        if "weight" in self.affine.roles:
             products = ((x - mean) * rstd).mul_(grad_y)
             grads.append(Dense(sum_to_param(products, shape, axes)))
-        if "bias" in self.roles:
+        if "bias" in self.affine.roles:
             grads.append(Dense(sum_to_param(grad_y, shape, axes)))
         return grads
 
@@ -81,25 +76,20 @@ class GroupNorm:
     """A bound call of `F.group_norm`.
 
     Attributes:
-        roles: Which of "weight" and "bias" are made of trainable parameters, in that order.
-        weight: The weight, if it is a constant.
-        bias: The bias, if it is a constant.
+        affine: Weight and bias.
         groups: Number of groups of channels.
         eps: Added to the variance.
     """
 
-    roles: tuple[str, ...]
-    weight: Tensor | None
-    bias: Tensor | None
+    affine: Affine
     groups: int
     eps: float
-    name = "group_norm"
+    name: str = "group_norm"
 
     def forward(
         self, inputs: Sequence[Tensor], params: Sequence[Tensor]
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        given = dict(zip(self.roles, params, strict=True))
-        weight, bias = given.get("weight", self.weight), given.get("bias", self.bias)
+        weight, bias = self.affine.filled(params)
         x = _in_dtype_of(inputs[0], weight, bias).contiguous()
         n, channels, space = _sizes(x)
         y, mean, rstd = torch.native_group_norm(
@@ -127,13 +117,13 @@ class GroupNorm:
         flat_g = grad_y.reshape(rows, channels, -1)
         sum_g = flat_g.sum(2, dtype=dtype)
         grads: list[PerSampleGrad] = []
-        if "weight" in self.roles:
+        if "weight" in self.affine.roles:
             # sum_t G xhat = rstd (sum_t G x - mean sum_t G), with one mean and rstd a group.
             sum_gx = (flat_g * x.reshape(rows, channels, -1)).sum(2, dtype=dtype)
             each = channels // self.groups
             means, rstds = mean.repeat_interleave(each, 1), rstd.repeat_interleave(each, 1)
             grads.append(_sum_rows((sum_gx - means * sum_g) * rstds, axes))
-        if "bias" in self.roles:
+        if "bias" in self.affine.roles:
             grads.append(_sum_rows(sum_g, axes))
         return grads
 
@@ -165,8 +155,10 @@ def bind_layer_norm(
         eps: float = 1e-5,
         cudnn_enable: bool = True,
     ) -> Bound | None:
-        shape = tuple(normalized_shape)
-        return _taken_apart(input, weight, bias, kind, lambda *head: LayerNorm(*head, shape, eps))
+        affine = Affine.of(input, weight, bias, kind)
+        if affine is None:
+            return None
+        return Bound(LayerNorm(affine, tuple(normalized_shape), eps), (input,), affine.params)
 
     return signature(*args, **kwargs)
 
@@ -184,24 +176,9 @@ def bind_group_norm(
         eps: float = 1e-5,
         cudnn_enabled: bool = True,
     ) -> Bound | None:
-        return _taken_apart(
-            input, weight, bias, kind, lambda *head: GroupNorm(*head, num_groups, eps)
-        )
+        affine = Affine.of(input, weight, bias, kind)
+        if affine is None:
+            return None
+        return Bound(GroupNorm(affine, num_groups, eps), (input,), affine.params)
 
     return signature(*args, **kwargs)
-
-
-def _taken_apart(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    kind: Callable[[Any], Kind],
-    build: Callable[..., LayerNorm | GroupNorm],
-) -> Bound | None:
-    if kind(x) != "batch" or kind(weight) == "batch" or kind(bias) == "batch":
-        return None
-    given = {"weight": weight, "bias": bias}
-    roles = tuple(role for role, tensor in given.items() if kind(tensor) == "param")
-    constant = {role: None if role in roles else tensor for role, tensor in given.items()}
-    operation = build(roles, constant["weight"], constant["bias"])
-    return Bound(operation, (x,), tuple(given[role] for role in roles))

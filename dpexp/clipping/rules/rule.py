@@ -86,10 +86,47 @@ class Bound(NamedTuple):
 Bind = Callable[[Callable, tuple, dict, Callable[[Any], Kind]], Bound | None]
 
 
-def under_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+class Affine(NamedTuple):
+    """The weight and bias of a call, told apart.
+
+    Attributes:
+        roles: Which of "weight" and "bias" are made of trainable parameters, in that order.
+        params: Those.
+        weight: The weight, if it is a constant.
+        bias: The bias, if it is a constant.
+    """
+
+    roles: tuple[str, ...]
+    params: tuple[Tensor, ...]
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def of(
+        cls, x: Tensor, weight: Tensor | None, bias: Tensor | None, kind: Callable[[Any], Kind]
+    ) -> "Affine | None":
+        """Tell weight and bias apart; None unless x alone is of the batch."""
+        if kind(x) != "batch" or kind(weight) == "batch" or kind(bias) == "batch":
+            return None
+        given = {"weight": weight, "bias": bias}
+        params = {role: t for role, t in given.items() if t is not None and kind(t) == "param"}
+        constants = {role: t for role, t in given.items() if role not in params}
+        return cls(
+            tuple(params), tuple(params.values()), constants.get("weight"), constants.get("bias")
+        )
+
+    def filled(self, params: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Return weight and bias, with `params` where they belong."""
+        given = dict(zip(self.roles, params, strict=True))
+        return given.get("weight", self.weight), given.get("bias", self.bias)
+
+
+def under_autocast(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the tensors in the dtype autocast computes matrix products in, if it is on."""
-    device = next(t.device.type for t in tensors if t is not None)
-    if not torch.is_autocast_enabled(device):
-        return tensors
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+        return x, weight, bias
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if t is not None and t.dtype != torch.float64 else t for t in tensors)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

@@ -1,0 +1,213 @@
+"""Clipped sums of per-sample gradients, by one backward pass or by the paper's two."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpexp.clipping.factors import ClipFunction
+from dpexp.clipping.gradients import OwnedGradients
+from dpexp.clipping.groups import Group, instantiated, total_norms
+from dpexp.clipping.per_sample import PerSampleGrad, PulledBack
+from dpexp.clipping.plan import ChooseWay, Way
+from dpexp.clipping.proof import Independence, check_losses_independent, uses_reached
+from dpexp.clipping.tap import Expression, Receiver, Tap, Use
+from dpexp.config import Algorithm
+
+TWO_PASSES = ("mixed_ghost", "ghost", "fastgradclip")
+
+
+class Clipper:
+    """Turns losses into clipped sums in `.grad`; see `PrivacyEngine` for what the numbers mean.
+
+    Attributes:
+        tap: Watches the model.
+        ways: Which way each norm was taken, for every (use, positions, inputs, outputs) met.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        gradients: OwnedGradients,
+        *,
+        groups: Sequence[Sequence[str]],
+        bound: float,
+        function: ClipFunction,
+        stability: float,
+        algorithm: Algorithm,
+        choose: ChooseWay,
+        workspace: int,
+    ) -> None:
+        """Prepare to clip `model`.
+
+        Args:
+            model: The watched model.
+            gradients: What clipped sums are added to.
+            groups: Names of the parameters of each group.
+            bound: R of each group, gradient units.
+            function: Norms to factors.
+            stability: Passed to `function`.
+            algorithm: How the sums are computed; not what they are.
+            choose: The way each norm is taken.
+            workspace: Numbers that one norm may hold at once.
+        """
+        self.tap = Tap(dict(gradients.names))
+        self.ways: dict[tuple[str, int, int, int], Way] = {}
+        self._model = model
+        self._gradients = gradients
+        by_name = {name: p for p, name in gradients.names.items()}
+        self._members = [[by_name[name] for name in group] for group in groups]
+        self._bound, self._function, self._stability = bound, function, stability
+        self._algorithm, self._choose, self._workspace = algorithm, choose, workspace
+        self._independence = Independence()
+        self._are_losses_checked = False
+
+    def backward(self, losses: Tensor, mask: Tensor) -> Tensor:
+        """Add sum_n C_n g_n to `.grad`; return |g_n|, shape (n,), or NaN where none is computed.
+
+        Args:
+            losses: One per sample, shape (n,), n at least 1.
+            mask: Which samples count, shape (n,).
+
+        Raises:
+            UncoveredParameterError: If a trainable parameter reaches the losses past the tap.
+            CrossSampleError: If one sample's loss depends on another sample.
+        """
+        uses = uses_reached(losses, self.tap.names)
+        self._prove(losses, uses)
+        self._gradients.ensure()
+        if self._algorithm == "nonprivate":
+            self._plain_backward(losses, mask.to(losses.dtype))
+            return torch.full_like(losses, torch.nan).detach()
+        groups = self._measure(losses, uses, mask)
+        norms = total_norms(groups, losses.detach())
+        if self._algorithm in TWO_PASSES:
+            weights, dropped = self._factors(norms, mask)
+            self._weighted_backward(losses, weights, dropped)
+        return norms
+
+    def _prove(self, losses: Tensor, uses: list[Use]) -> None:
+        """Check what is relied on, once for each sequence of operations the model runs."""
+        outputs, self.tap.outputs = self.tap.outputs, []
+        num_samples = losses.shape[0]
+        for forward_pass in dict.fromkeys(use.forward_pass for use in uses):
+            self._independence.prove(self._model, self.tap, forward_pass, num_samples)
+        if not self._are_losses_checked and num_samples > 1:
+            check_losses_independent(losses, outputs)
+            self._are_losses_checked = True
+
+    def _measure(self, losses: Tensor, uses: list[Use], mask: Tensor) -> list[Group]:
+        """Run the backward pass that finds the norms; clip each group as it completes."""
+        groups = self._fresh_groups(uses)
+        group_of = {p: group for group in groups for p in group.uses_left}
+
+        def receive(use: Use, saved: Sequence[Tensor], grad_y: Any) -> None:
+            touched: set[Group] = set()
+            for param, grad in self._param_grads(use, saved, grad_y, losses.shape[0]):
+                group_of[param].add(param, grad, self._workspace)
+                touched.add(group_of[param])
+            for group in touched:
+                if group.is_complete and group.is_kept:
+                    weights, dropped = self._factors(group.norms, mask)
+                    self._gradients.add(group.clipped_sums(weights, dropped))
+
+        self._run(losses, receive, retain_graph=self._algorithm in TWO_PASSES)
+        return groups
+
+    def _fresh_groups(self, uses: list[Use]) -> list[Group]:
+        counts = dict.fromkeys(self.tap.names, 0)
+        for use in uses:
+            for expression in use.expressions:
+                for param in expression.params:
+                    counts[param] += 1
+        is_kept = self._algorithm not in TWO_PASSES
+        return [
+            Group({p: counts[p] for p in group if counts[p]}, is_kept) for group in self._members
+        ]
+
+    def _param_grads(
+        self, use: Use, saved: Sequence[Tensor], grad_y: Any, num_samples: int
+    ) -> Iterator[tuple[nn.Parameter, PerSampleGrad]]:
+        """Yield each parameter that a use touches with its per-sample gradients."""
+
+        def choose(positions: int, inputs: int, outputs: int) -> Way:
+            way = self._choose(positions, inputs, outputs)
+            self.ways[use.label, positions, inputs, outputs] = way
+            return way
+
+        num_outputs = 1 if isinstance(grad_y, Tensor) else len(grad_y)
+        axes = self._independence.of(use, num_samples, num_outputs)
+        grads = use.operation.param_grads(saved, grad_y, axes, choose)
+        for expression, grad in zip(use.expressions, grads, strict=True):
+            for param in expression.params:
+                pulled = pulled_back(grad, expression, param)
+                yield param, instantiated(pulled) if self._algorithm == "instantiate" else pulled
+
+    def _factors(self, norms: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return C_n, and which samples contribute exactly nothing."""
+        dropped = ~torch.isfinite(norms) | ~mask
+        factors = self._function(norms, self._bound, self._stability)
+        return factors.masked_fill(dropped, 0.0), dropped
+
+    def _weighted_backward(self, losses: Tensor, weights: Tensor, dropped: Tensor) -> None:
+        """Run the second backward pass: the gradient of sum_n C_n losses[n], added to `.grad`."""
+        if not dropped.any():
+            self._plain_backward(losses, weights)
+            return
+        ones = torch.ones_like(weights)
+
+        def receive(use: Use, saved: Sequence[Tensor], grad_y: Any) -> None:
+            for param, grad in self._param_grads(use, saved, grad_y, losses.shape[0]):
+                # The loss's weight of 0 does not zero what is not finite behind it.
+                self._gradients.add({param: grad.zero_where(dropped).weighted_sum(ones)})
+
+        self._run(losses * weights.detach(), receive)
+
+    def _plain_backward(self, losses: Tensor, weights: Tensor) -> None:
+        """Add the ordinary gradient of sum_n weights[n] losses[n] to each `.grad`."""
+        self._watching(lambda: (losses * weights.detach()).sum().backward())
+        self._gradients.take_over()
+
+    def _run(self, losses: Tensor, receive: Receiver, *, retain_graph: bool = False) -> None:
+        """Run autograd from the losses to every use, and no further."""
+        self.tap.receiver = receive
+        try:
+            self._watching(
+                lambda: torch.autograd.backward(
+                    losses.sum(), inputs=[self.tap.anchor], retain_graph=retain_graph
+                )
+            )
+        finally:
+            self.tap.receiver = None
+
+    def _watching(self, backward: Callable[[], None]) -> None:
+        """Run a backward pass, watching what a checkpointed model recomputes in it."""
+        self.tap.replay()
+        try:
+            with self.tap:
+                backward()
+        finally:
+            self.tap.stop()
+
+
+def pulled_back(grad: PerSampleGrad, expression: Expression, param: nn.Parameter) -> PerSampleGrad:
+    """Return gradients of a parameter from those of an expression of it."""
+    if expression.value is param:
+        return grad
+
+    def pull_back(grads: Tensor) -> Tensor:
+        grads = grads.to(expression.value.dtype).view(-1, *expression.value.shape)
+        try:
+            (found,) = torch.autograd.grad(
+                expression.value, param, grads, retain_graph=True, is_grads_batched=True
+            )
+        except RuntimeError:
+            # Some backward formulas have no batched form: take the samples one by one.
+            each = [
+                torch.autograd.grad(expression.value, param, g, retain_graph=True)[0] for g in grads
+            ]
+            found = torch.stack(each)
+        return found
+
+    return PulledBack(grad, pull_back, param.shape, expression.is_reshape)

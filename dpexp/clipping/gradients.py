@@ -1,0 +1,61 @@
+"""The `.grad` of the trainable parameters: what the engine wrote, and what somebody else did."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dpexp.errors import EngineError
+
+
+class OwnedGradients:
+    """Adds to `.grad`, and tells whether it is still as it was left.
+
+    Attributes:
+        names: The trainable parameters and their names.
+    """
+
+    def __init__(self, names: Mapping[nn.Parameter, str]) -> None:
+        self.names = names
+        self._written: dict[nn.Parameter, tuple[Tensor, int]] = {}
+
+    def refuse_foreign(self) -> None:
+        """Refuse a `.grad` that somebody else wrote, or added to.
+
+        Raises:
+            EngineError: Naming the first such parameter. A zeroed gradient is as good as none.
+        """
+        for param, name in self.names.items():
+            if param.grad is None:
+                continue
+            tensor, version = self._written.get(param, (None, 0))
+            is_ours = tensor is param.grad and version == param.grad._version
+            if not is_ours and param.grad.any():
+                raise EngineError(
+                    f"{name}.grad was not written by this engine (or was changed since): an "
+                    f"unclipped gradient would reach the optimizer and epsilon would be "
+                    f"meaningless. Call optimizer.zero_grad(), and engine.backward(losses) in "
+                    f"place of losses.backward()"
+                )
+
+    def ensure(self) -> None:
+        """Give every parameter a `.grad`, zero where it has none, and take them over."""
+        for param in self.names:
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
+        self.take_over()
+
+    def add(self, sums: Mapping[nn.Parameter, Tensor]) -> None:
+        """Add to the `.grad` of some parameters."""
+        for param, total in sums.items():
+            assert param.grad is not None
+            param.grad += total.view(param.shape).to(param.dtype)
+            self._written[param] = (param.grad, param.grad._version)
+
+    def take_over(self) -> None:
+        """Count every `.grad` as written by the engine, as it is now."""
+        self._written = {p: (p.grad, p.grad._version) for p in self.names if p.grad is not None}
+
+    def give_up(self) -> None:
+        """Count no `.grad` as the engine's any more: a second step must not reuse its noise."""
+        self._written = {}

@@ -1,0 +1,31 @@
+"""Memory that a piece of work holds at its peak: bytes of live tensors, temporaries included."""
+
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_live_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """Return by how much live tensor bytes rise above their start while `work` runs.
+
+    On the CPU the allocator's own records are added up, so kernels' temporaries count too; on CUDA
+    it is the allocator's statistic.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    assert recorded.profiler is not None
+    assert recorded.profiler.kineto_results is not None
+    live = peak = 0
+    records = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for record in sorted(records, key=lambda e: e.start_ns()):
+        live += record.nbytes()
+        peak = max(peak, live)
+    return peak
