@@ -219,6 +219,16 @@ def test_a_cache_file_with_a_wrong_result_is_computed_again(empty_cache, epsilon
     assert exact() == right
 
 
+def test_a_cache_file_of_other_inputs_is_computed_again(empty_cache):
+    right = exact()
+    (path,) = empty_cache.glob("bounds-*.json")
+    stored = json.loads(path.read_text())
+    stored["key"] = stored["key"].replace('"steps": 3', '"steps": 1')
+    stored["result"]["epsilon"] = 0.1
+    path.write_text(json.dumps(stored))
+    assert exact() == right
+
+
 def test_an_unwritable_cache_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
