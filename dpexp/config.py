@@ -72,7 +72,7 @@ class OptimizerConfig:
     """The update that is made from the noisy gradient."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = 0.5  # > 0
+    lr: float = 1.0  # > 0
     momentum: float = 0.0  # sgd only; [0, 1)
     weight_decay: float = 0.0  # >= 0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adam, adamw
@@ -119,9 +119,9 @@ class TrainConfig:
     protocol: Literal["valid", "published"] = "valid"
     sampling: Literal["poisson"] = "poisson"  # within protocol=valid
 
-    epochs: float | None = 30.0  # expected passes; steps = round(epochs N / B); excludes steps
+    epochs: float | None = 40.0  # expected passes; steps = round(epochs N / B); excludes steps
     steps: int | None = None  # K, optimizer updates
-    batch: int = 256  # B, samples; a public constant; q = B / N
+    batch: int = 512  # B, samples; a public constant; q = B / N
     micro_batch: int | None = None  # samples held in memory at once; null: chosen, result the same
 
     evaluate_every: int | None = None  # steps; null: ten times a run

@@ -1,9 +1,27 @@
 """Memory that a piece of work holds at its peak: bytes of live tensors, temporaries included."""
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Send the profiler's own messages, written past Python to standard error, nowhere."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def peak_live_bytes(work: Callable[[], object], device: torch.device) -> int:
@@ -19,7 +37,7 @@ def peak_live_bytes(work: Callable[[], object], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()
     assert recorded.profiler is not None
     assert recorded.profiler.kineto_results is not None

@@ -19,6 +19,7 @@ from dpexp.config import Algorithm, TrainConfig
 from dpexp.errors import ModelError
 from dpexp.memory import peak_live_bytes
 from dpexp.models.build import BuiltModel, build
+from dpexp.models.networks import OWN_NETWORKS
 
 TOLERANCE = 1e-9
 ALGORITHMS: tuple[Algorithm, ...] = (
@@ -31,7 +32,8 @@ ALGORITHMS: tuple[Algorithm, ...] = (
 )
 NUM_SAMPLES = 3
 NUM_CLASSES = 10
-_SIZES = (8, 16, 28, 32, 48, 56, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)
+# From 32 pixels on, so that even deep or patched layers see several positions.
+_SIZES = (32, 48, 56, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def smallest(config: TrainConfig) -> tuple[BuiltModel, Tensor]:
     Raises:
         ModelError: If it takes none of the sizes tried.
     """
-    asked = config.model.image_size
+    own = OWN_NETWORKS.get(config.model.name)
+    asked = config.model.image_size or (own.image_size if own else None)
     reasons = []
     for size in (asked,) if asked else _SIZES:
         try:

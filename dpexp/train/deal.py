@@ -8,7 +8,7 @@ from typing import Any
 from dpexp.accounting import gdp, shuffled
 from dpexp.accounting.bounds import Bounds, epsilon_bounds
 from dpexp.accounting.calibrate import calibrate
-from dpexp.accounting.spent import spent_table
+from dpexp.accounting.spent import SpentTable, spent_table
 from dpexp.config import TrainConfig, size_problems
 from dpexp.errors import ConfigError
 from dpexp.mechanism import Mechanism
@@ -33,6 +33,7 @@ class Deal:
         target_epsilon: What was asked for; None where sigma was.
         bounds: Every accountant's epsilon of the whole run, had it been Poisson-sampled; None for
             ordinary training.
+        spent: Epsilon after fewer steps; None without noise.
         guarantee: "valid", "seeded" (the same mechanism with noise that can be repeated: for
             research, not for release) or "none".
         reason: Why there is none, or what is missing.
@@ -45,6 +46,7 @@ class Deal:
     delta: float
     target_epsilon: float | None
     bounds: Bounds | None
+    spent: SpentTable | None
     guarantee: str
     reason: str
 
@@ -56,9 +58,7 @@ class Deal:
         """
         if num_steps == 0:
             return 0.0
-        if self.mechanism is None or self.mechanism.noise_multiplier == 0:
-            return math.inf
-        return spent_table(self.mechanism, self.delta).after(num_steps)
+        return math.inf if self.spent is None else self.spent.after(num_steps)
 
 
 def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
@@ -78,7 +78,7 @@ def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
     rate = config.batch / num_train
     steps = config.steps or max(1, round((config.epochs or 0) * num_train / config.batch))
     if not config.dp:
-        return Deal(None, num_train, steps, rate, config.delta, None, None, "none", "dp=off")
+        return Deal(None, num_train, steps, rate, config.delta, None, None, None, "none", "dp=off")
     sigma = _noise_multiplier(config, rate, steps)
     mechanism = Mechanism(
         noise_multiplier=sigma,
@@ -90,8 +90,11 @@ def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
     )
     guarantee, reason = _guarantee(config, sigma)
     bounds = epsilon_bounds(sigma, rate, steps, config.delta)
+    spent = spent_table(mechanism, config.delta) if sigma else None
     target = config.eps if config.noise_multiplier is None else None
-    return Deal(mechanism, num_train, steps, rate, config.delta, target, bounds, guarantee, reason)
+    return Deal(
+        mechanism, num_train, steps, rate, config.delta, target, bounds, spent, guarantee, reason
+    )
 
 
 def _noise_multiplier(config: TrainConfig, rate: float, steps: int) -> float:

@@ -34,6 +34,9 @@ def run(config: TrainConfig, command: Sequence[str] = ("dpexp", "train")) -> dic
     """
     check(config)
     job = prepare(config, announce=say)
+    # The weights' own normalisation, which the saved weights alone would not tell.
+    form = job.splits.train.form
+    config.dataset.mean, config.dataset.std = list(form.mean), list(form.std)
     with RunFolder.create(config.output, to_dict(config), command) as folder:
         return _train(job, folder, first_step=0)
 
