@@ -76,15 +76,16 @@ class Clipper:
         """
         uses = uses_reached(losses, self.tap.names)
         self._prove(losses, uses)
-        self._gradients.ensure()
         if self._algorithm == "nonprivate":
             self._plain_backward(losses, mask.to(losses.dtype))
-            return torch.full_like(losses, torch.nan).detach()
-        groups = self._measure(losses, uses, mask)
-        norms = total_norms(groups, losses.detach())
-        if self._algorithm in TWO_PASSES:
-            weights, dropped = self._factors(norms, mask)
-            self._weighted_backward(losses, weights, dropped)
+            norms = torch.full_like(losses, torch.nan).detach()
+        else:
+            groups = self._measure(losses, uses, mask)
+            norms = total_norms(groups, losses.detach())
+            if self._algorithm in TWO_PASSES:
+                weights, dropped = self._factors(norms, mask)
+                self._weighted_backward(losses, weights, dropped)
+        self._gradients.complete()
         return norms
 
     def _prove(self, losses: Tensor, uses: list[Use]) -> None:
@@ -110,7 +111,8 @@ class Clipper:
             for group in touched:
                 if group.is_complete and group.is_kept:
                     weights, dropped = self._factors(group.norms, mask)
-                    self._gradients.add(group.clipped_sums(weights, dropped))
+                    for param, total in group.clipped_sums(weights, dropped):
+                        self._gradients.add(param, total)
 
         self._run(losses, receive, retain_graph=self._algorithm in TWO_PASSES)
         return groups
@@ -160,14 +162,13 @@ class Clipper:
         def receive(use: Use, saved: Sequence[Tensor], grad_y: Any) -> None:
             for param, grad in self._param_grads(use, saved, grad_y, losses.shape[0]):
                 # The loss's weight of 0 does not zero what is not finite behind it.
-                self._gradients.add({param: grad.zero_where(dropped).weighted_sum(ones)})
+                self._gradients.add(param, grad.zero_where(dropped).weighted_sum(ones))
 
         self._run(losses * weights.detach(), receive)
 
     def _plain_backward(self, losses: Tensor, weights: Tensor) -> None:
         """Add the ordinary gradient of sum_n weights[n] losses[n] to each `.grad`."""
         self._watching(lambda: (losses * weights.detach()).sum().backward())
-        self._gradients.take_over()
 
     def _run(self, losses: Tensor, receive: Receiver, *, retain_graph: bool = False) -> None:
         """Run autograd from the losses to every use, and no further."""

@@ -150,7 +150,7 @@ class PrivacyEngine:
         mask = _checked_mask(mask, losses)
         self._gradients.refuse_foreign()
         if losses.shape[0] == 0:
-            self._gradients.ensure()
+            self._gradients.complete()
             return losses.detach()
         return self._clipper.backward(losses, mask)
 
@@ -184,7 +184,7 @@ class PrivacyEngine:
                 "would be neither clipped nor noised; call step() without a closure"
             )
         self._gradients.refuse_foreign()
-        self._gradients.ensure()
+        self._gradients.complete()
         for param in self.names:
             assert param.grad is not None
             if self.mechanism.noise_std > 0:

@@ -38,19 +38,21 @@ class OwnedGradients:
                     f"place of losses.backward()"
                 )
 
-    def ensure(self) -> None:
+    def complete(self) -> None:
         """Give every parameter a `.grad`, zero where it has none, and take them over."""
         for param in self.names:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
         self.take_over()
 
-    def add(self, sums: Mapping[nn.Parameter, Tensor]) -> None:
-        """Add to the `.grad` of some parameters."""
-        for param, total in sums.items():
-            assert param.grad is not None
-            param.grad += total.view(param.shape).to(param.dtype)
-            self._written[param] = (param.grad, param.grad._version)
+    def add(self, param: nn.Parameter, total: Tensor) -> None:
+        """Add to the `.grad` of a parameter."""
+        total = total.view(param.shape).to(param.dtype)
+        if param.grad is None:
+            param.grad = total
+        else:
+            param.grad += total
+        self._written[param] = (param.grad, param.grad._version)
 
     def take_over(self) -> None:
         """Count every `.grad` as written by the engine, as it is now."""

@@ -5,6 +5,7 @@ known, and its clipped sum can be taken and its tensors freed; with flat clippin
 the end, and with the other styles as the backward pass goes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -55,21 +56,21 @@ class Group:
         assert self.squared_norms is not None
         return self.squared_norms.sqrt()
 
-    def clipped_sums(self, weights: Tensor, dropped: Tensor) -> dict[nn.Parameter, Tensor]:
-        """Return sum_n C_n g_n of each parameter, and free what was held.
+    def clipped_sums(
+        self, weights: Tensor, dropped: Tensor
+    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield sum_n C_n g_n of each parameter, freeing what was held for it.
 
         Args:
             weights: C_n, shape (n,).
             dropped: Samples that contribute exactly nothing, whatever they hold, shape (n,).
         """
         has_dropped = bool(dropped.any())
-        sums = {}
         for param in list(self.held):
             grad = self.held.pop(param)
             if has_dropped:
                 grad = grad.zero_where(dropped)
-            sums[param] = grad.weighted_sum(weights)
-        return sums
+            yield param, grad.weighted_sum(weights)
 
 
 def instantiated(grad: PerSampleGrad) -> PerSampleGrad:
