@@ -1,10 +1,11 @@
 """Clipped sums of per-sample gradients, by one backward pass or by the paper's two."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from dpexp.clipping.factors import ClipFunction
 from dpexp.clipping.gradients import OwnedGradients
@@ -168,26 +169,33 @@ class Clipper:
 
     def _plain_backward(self, losses: Tensor, weights: Tensor) -> None:
         """Add the ordinary gradient of sum_n weights[n] losses[n] to each `.grad`."""
-        self._watching(lambda: (losses * weights.detach()).sum().backward())
+        self._watching((losses * weights.detach()).sum())
 
     def _run(self, losses: Tensor, receive: Receiver, *, retain_graph: bool = False) -> None:
         """Run autograd from the losses to every use, and no further."""
         self.tap.receiver = receive
         try:
-            self._watching(
-                lambda: torch.autograd.backward(
-                    losses.sum(), inputs=[self.tap.anchor], retain_graph=retain_graph
-                )
-            )
+            self._watching(losses.sum(), inputs=[self.tap.anchor], retain_graph=retain_graph)
         finally:
             self.tap.receiver = None
 
-    def _watching(self, backward: Callable[[], None]) -> None:
-        """Run a backward pass, watching what a checkpointed model recomputes in it."""
+    def _watching(
+        self, total: Tensor, inputs: Sequence[Tensor] = (), *, retain_graph: bool = False
+    ) -> None:
+        """Run the backward pass of `total`, watching what a checkpointed model recomputes in it.
+
+        Args:
+            total: The sum to differentiate.
+            inputs: What gradients are wanted of; all leaves if empty.
+            retain_graph: Whether another pass follows.
+        """
+        # By edges of the graph: a call on tensors would be watched itself, and hide what it runs.
+        edges = [get_gradient_edge(leaf) for leaf in inputs]
+        start, one = get_gradient_edge(total), torch.ones_like(total)
         self.tap.replay()
         try:
             with self.tap:
-                backward()
+                torch.autograd.backward(start, one, inputs=edges or None, retain_graph=retain_graph)
         finally:
             self.tap.stop()
 
