@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from dpexp.clipping.tap import Tap
 from dpexp.errors import EngineError
@@ -90,7 +89,6 @@ class StopTap:
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> None:
         if self.tap.forward_pass is not None:
             self.tap.__exit__(None, None, None)
-            self.tap.outputs = [y for y in pytree.tree_leaves(output) if isinstance(y, Tensor)]
             self.tap.stop()
 
     def __deepcopy__(self, memo: dict) -> "_NoTap":

@@ -12,7 +12,9 @@ from dpexp.clipping.gradients import OwnedGradients
 from dpexp.clipping.groups import Group, instantiated, total_norms
 from dpexp.clipping.per_sample import PerSampleGrad, PulledBack
 from dpexp.clipping.plan import ChooseWay, Way
-from dpexp.clipping.proof import Independence, check_losses_independent, uses_reached
+from dpexp.clipping.proof import Independence, check_only_own_rows, uses_reached
+from dpexp.clipping.rules.general import as_list
+from dpexp.clipping.rules.rule import SampleAxes
 from dpexp.clipping.tap import Expression, Receiver, Tap, Use
 from dpexp.config import Algorithm
 
@@ -91,13 +93,26 @@ class Clipper:
 
     def _prove(self, losses: Tensor, uses: list[Use]) -> None:
         """Check what is relied on, once for each sequence of operations the model runs."""
-        outputs, self.tap.outputs = self.tap.outputs, []
         num_samples = losses.shape[0]
         for forward_pass in dict.fromkeys(use.forward_pass for use in uses):
             self._independence.prove(self._model, self.tap, forward_pass, num_samples)
         if not self._are_losses_checked and num_samples > 1:
-            check_losses_independent(losses, outputs)
-            self._are_losses_checked = True
+            for sample in (0, num_samples - 1):
+                self._check_loss(losses, sample)
+            # What is not finite proves nothing: then the next batch is checked too.
+            self._are_losses_checked = bool(losses.isfinite().all())
+
+    def _check_loss(self, losses: Tensor, sample: int) -> None:
+        """Check that one loss has no gradient at other samples, in any use."""
+
+        def receive(use: Use, saved: Sequence[Tensor], grad_y: Any) -> None:
+            axes = self._axes(use, grad_y, losses.shape[0])
+            check_only_own_rows(use, as_list(grad_y), axes, sample)
+
+        self._run(losses[sample], receive, retain_graph=True)
+
+    def _axes(self, use: Use, grad_y: Any, num_samples: int) -> SampleAxes:
+        return self._independence.of(use, num_samples, len(as_list(grad_y)))
 
     def _measure(self, losses: Tensor, uses: list[Use], mask: Tensor) -> list[Group]:
         """Run the backward pass that finds the norms; clip each group as it completes."""
@@ -139,8 +154,7 @@ class Clipper:
             self.ways[use.label, positions, inputs, outputs] = way
             return way
 
-        num_outputs = 1 if isinstance(grad_y, Tensor) else len(grad_y)
-        axes = self._independence.of(use, num_samples, num_outputs)
+        axes = self._axes(use, grad_y, num_samples)
         grads = use.operation.param_grads(saved, grad_y, axes, choose)
         for expression, grad in zip(use.expressions, grads, strict=True):
             for param in expression.params:

@@ -4,6 +4,7 @@ Each keeps C_n |g_n| <= R, so one sample moves the sum by at most R and all shar
 Norms come with shape (n,); so do the factors.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -36,9 +37,13 @@ def autos(norms: Tensor, bound: float, stability: float) -> Tensor:
 def autov(norms: Tensor, bound: float, stability: float) -> Tensor:
     """Return R / |g_n|, and 0 for a zero gradient, which has no direction.
 
+    A gradient whose squares come near the smallest number counts as zero: its norm is then known
+    to no accuracy (1e-15 in float32), and R over it would exceed the bound.
+
     Source: Bu et al. 2022, arXiv:2206.07136, AUTO-V.
     """
-    return torch.where(norms > 0, bound / norms, 0.0)
+    smallest = 1e4 * math.sqrt(torch.finfo(norms.dtype).tiny)
+    return torch.where(norms > smallest, bound / norms, 0.0)
 
 
 def psac(norms: Tensor, bound: float, stability: float) -> Tensor:

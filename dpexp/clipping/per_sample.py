@@ -85,10 +85,8 @@ def zero_rows(tensor: Tensor, dropped: Tensor) -> Tensor:
 
 def squared_norms_by_rows(grad: PerSampleGrad, workspace: int) -> Tensor:
     """Return |g_n|^2 from the definition, a few samples at a time."""
-    parts = []
-    for rows in chunks(grad.num_samples, prod(grad.shape), workspace):
-        parts.append(_squared_norms_of(grad.per_sample(rows)))
-    return torch.cat(parts)
+    every = chunks(grad.num_samples, prod(grad.shape), workspace)
+    return torch.cat([_squared_norms_of(grad.per_sample(rows)) for rows in every])
 
 
 def _squared_norms_of(grads: Tensor) -> Tensor:
@@ -227,10 +225,8 @@ class PulledBack:
     def squared_norms(self, workspace: int) -> Tensor:
         if self.is_isometric:
             return self.grad.squared_norms(workspace)
-        parts = []
-        for rows in chunks(self.num_samples, prod(self.grad.shape) + prod(self.shape), workspace):
-            parts.append(_squared_norms_of(self.per_sample(rows)))
-        return torch.cat(parts)
+        every = chunks(self.num_samples, prod(self.grad.shape) + prod(self.shape), workspace)
+        return torch.cat([_squared_norms_of(self.per_sample(rows)) for rows in every])
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         return self.pull_back(self.grad.weighted_sum(weights)[None])[0]

@@ -1,9 +1,10 @@
 """Proves, before any update, what the engine relies on: that nothing gets past it.
 
-Two proofs, neither of which trusts the engine's own list of operations:
+Three proofs, none of which trusts the engine's own list of operations:
 
 * every trainable parameter that autograd can reach from the losses is reached through a use;
-* replacing one sample moves that sample's own rows of every tensor a use sees, and no others.
+* replacing one sample moves that sample's own rows of every tensor a use sees, and no others;
+* the loss of one sample has no gradient at the other samples' rows of any use.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dpexp.clipping.rules.rule import SampleAxes
+from dpexp.clipping.rules.rule import SampleAxes, split_samples
 from dpexp.clipping.tap import ForwardPass, Tap, Use, use_of, walk
 from dpexp.errors import CrossSampleError, UncoveredParameterError
 
@@ -193,21 +194,20 @@ def _sample_axis(was: Tensor, now: Tensor, few: int, use: Use) -> int:
     )
 
 
-def check_losses_independent(losses: Tensor, outputs: Sequence[Tensor]) -> None:
-    """Check that each loss depends on its own rows of the model's outputs alone.
+def check_only_own_rows(use: Use, grads_y: Sequence[Tensor], axes: SampleAxes, sample: int) -> None:
+    """Check that the gradient of one sample's loss is zero at the others' outputs of a use.
+
+    Whatever mixes samples after the use, in the model or in the loss, leaves its trace there. What
+    is not finite leaves none: 0 times inf is nan, so it may come from the other sample alone.
 
     Raises:
-        CrossSampleError: If the first loss has a gradient at another sample's outputs.
+        CrossSampleError: If another sample has a gradient.
     """
-    outputs = [y for y in outputs if y.requires_grad]
-    if not outputs:
-        return
-    grads = torch.autograd.grad(losses[0], outputs, retain_graph=True, allow_unused=True)
-    for grad in grads:
-        rows = 0 if grad is None or grad.ndim == 0 else grad.shape[0]
-        if rows and rows % losses.shape[0] == 0 and grad[rows // losses.shape[0] :].any():
+    for grad, axis in zip(grads_y, axes.outputs, strict=True):
+        rows = split_samples(grad, axis, axes.num_samples).nan_to_num(0, 0, 0)
+        if rows[:sample].any() or rows[sample + 1 :].any():
             raise CrossSampleError(
-                "the loss of the first sample depends on the model's outputs for other samples, "
-                "so one sample's gradient cannot be clipped alone. Use a loss of one sample each, "
-                "such as cross_entropy(..., reduction='none')"
+                f"the loss of one sample depends on other samples' values at {use.label}, so one "
+                f"sample's gradient cannot be clipped alone. Keep the model from mixing samples, "
+                f"and use a loss of one sample each, such as cross_entropy(..., reduction='none')"
             )

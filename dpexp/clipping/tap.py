@@ -110,8 +110,6 @@ class Tap(TorchFunctionMode):
     Attributes:
         receiver: Takes over the backward pass of every use while set.
         observer: Sees every use of a forward pass while set.
-        outputs: What the model returned last, until `forget`. Not kept by the pass, which the
-            graph of the outputs holds: that would be a circle that nothing frees.
     """
 
     def __init__(self, names: dict[nn.Parameter, str]) -> None:
@@ -120,7 +118,6 @@ class Tap(TorchFunctionMode):
         self.receiver: Receiver | None = None
         self.observer: Observer | None = None
         self.anchor = torch.zeros((), requires_grad=True)
-        self.outputs: list[Tensor] = []
         self.forward_pass: ForwardPass | None = None
         self._expressions: dict[int, Expression] = {}
 
@@ -129,7 +126,6 @@ class Tap(TorchFunctionMode):
 
     def start(self, args: tuple, kwargs: dict) -> ForwardPass:
         """Begin a call of the model with these inputs."""
-        self.outputs = []
         for leaf in pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
                 setattr(leaf, _BATCH_MARK, True)
