@@ -124,7 +124,8 @@ class TrainConfig:
     batch: int = 512  # B, samples; a public constant; q = B / N
     micro_batch: int | None = None  # samples held in memory at once; null: chosen, result the same
 
-    evaluate_every: int | None = None  # steps; null: ten times a run
+    evaluate_every: int | None = None  # steps; null: ten times a run of at least ten steps
+    evaluate_samples: int | None = None  # of the test set; null: all, but 10 K B in a short run
     checkpoint_every: int | None = None  # steps; null: ten times a run
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda | cuda:<n>
@@ -207,7 +208,14 @@ def _training_problems(config: TrainConfig) -> list[str]:
             f"epochs={config.epochs} and steps={config.steps}: give exactly one of the two "
             f"(set the other to null)"
         )
-    for key in ("epochs", "steps", "micro_batch", "evaluate_every", "checkpoint_every"):
+    for key in (
+        "epochs",
+        "steps",
+        "micro_batch",
+        "evaluate_every",
+        "evaluate_samples",
+        "checkpoint_every",
+    ):
         value = getattr(config, key)
         if value is not None and not value > 0:
             problems.append(f"{key}={value}: must be above 0")

@@ -1,7 +1,7 @@
 """Evaluation: logits of a split, and everything measured on them."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,10 +18,12 @@ class Evaluation:
 
     Attributes:
         metrics: By name; None where a measure does not exist because the model has diverged.
+        num_samples: How many samples it was measured on.
         reliability: Accuracy and confidence per bin; None for a diverged model.
     """
 
     metrics: dict[str, Any]
+    num_samples: int
     reliability: Reliability | None
 
     @property
@@ -31,7 +33,17 @@ class Evaluation:
 
     def named(self, place: str) -> dict[str, Any]:
         """Return the metrics as `place`/<name>."""
-        return {f"{place}/{name}": value for name, value in self.metrics.items()}
+        metrics = {"num_samples": self.num_samples, **self.metrics}
+        return {f"{place}/{name}": value for name, value in metrics.items()}
+
+
+def some_of(split: Split, count: int) -> Split:
+    """Return a fixed part of `split`, the same in every run; all of it if it has no more."""
+    if count >= len(split):
+        return split
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(split), generator=generator)[:count].sort().values
+    return replace(split, rows=split.rows[chosen])
 
 
 @torch.no_grad()
@@ -63,4 +75,4 @@ def evaluate(
     logits = logits_of(model, split, batch=batch, autocast=autocast)
     metrics = evaluate_metrics(logits, split.labels)
     bins = None if metrics["num_nonfinite"] else reliability(logits, split.labels)
-    return Evaluation(metrics, bins)
+    return Evaluation(metrics, len(split), bins)

@@ -12,15 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpexp.data.splits import Split
 from dpexp.metrics.reliability import Reliability
 from dpexp.record.folder import RunFolder
 from dpexp.record.wandb_mirror import WandbMirror
 from dpexp.sampling import derive_seed, draw, micro_batches
 from dpexp.train.checkpoint import save_checkpoint
-from dpexp.train.evaluate import Evaluation, evaluate
+from dpexp.train.evaluate import Evaluation, evaluate, some_of
 from dpexp.train.job import Job
 from dpexp.train.optimization import lr_factor, set_lr
 from dpexp.train.step import StepStats, train_step
+
+# Samples that an evaluation during a run looks at; the one at its end looks at all.
+_WATCHED = 1000
 
 # Told after every step: step, steps, epsilon spent, the last evaluation's accuracy.
 Progress = Callable[[int, int, float, float | None], None]
@@ -85,7 +89,7 @@ def fit(
     goes on is the run that was not stopped.
     """
     num_steps = job.deal.num_steps
-    every = job.config.evaluate_every or max(1, math.ceil(num_steps / 10))
+    every = job.config.evaluate_every or max(2, math.ceil(num_steps / 10))
     save_every = job.config.checkpoint_every or max(1, math.ceil(num_steps / 10))
     seconds: list[float] = []
     accuracy = None
@@ -166,19 +170,19 @@ def _step_metrics(job: Job, stats: StepStats, done: int, seconds: float) -> dict
     return metrics
 
 
-def _held_out(job: Job) -> tuple[Any, str]:
-    """Return the split that progress is watched on: validation where there is one."""
+def _held_out(job: Job) -> tuple[Split, str]:
+    """Return what progress is watched on: some of the validation set, or else of the test set."""
     if job.splits.validation is not None:
-        return job.splits.validation, "val"
-    return job.splits.test, "test"
+        return some_of(job.splits.validation, _WATCHED), "val"
+    return some_of(job.test, _WATCHED), "test"
 
 
-def _evaluate(job: Job, split: Any) -> Evaluation:
+def _evaluate(job: Job, split: Split) -> Evaluation:
     return evaluate(job.model, split, batch=job.micro_batch, autocast=job.autocast())
 
 
 def _finish(job: Job, steps_done: int, seconds: list[float]) -> Outcome:
-    test = _evaluate(job, job.splits.test)
+    test = _evaluate(job, job.test)
     validation = _evaluate(job, job.splits.validation) if job.splits.validation else None
     state = "diverged" if test.has_diverged else "done"
     return Outcome(state, steps_done, test, validation, _median(seconds))

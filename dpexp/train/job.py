@@ -14,11 +14,12 @@ from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.noise import NoiseSource, SecureNoise, SeededNoise
 from dpexp.clipping.styles import group_names, total_bound
 from dpexp.config import TrainConfig
-from dpexp.data.splits import Splits, load, num_classes
+from dpexp.data.splits import Split, Splits, load, num_classes
 from dpexp.errors import ConfigError
 from dpexp.models.build import BuiltModel, build
 from dpexp.sampling import derive_seed
 from dpexp.train.deal import Deal, make_deal
+from dpexp.train.evaluate import some_of
 from dpexp.train.optimization import build_optimizer
 
 # What a micro-batch chosen by us may hold for the backward pass.
@@ -59,6 +60,16 @@ class Job:
     def model(self) -> nn.Module:
         """The network."""
         return self.built.module
+
+    @property
+    def test(self) -> Split:
+        """What the run is measured on at its end.
+
+        All of the test set; but a run of few steps, which has seen fewer samples than a tenth of
+        it, looks at ten times what it has seen, so that a trial ends when its training does.
+        """
+        seen = self.deal.num_steps * self.config.batch
+        return some_of(self.splits.test, self.config.evaluate_samples or max(256, 10 * seen))
 
     def autocast(self) -> AbstractContextManager:
         """Return what the forward pass runs under."""
@@ -226,6 +237,7 @@ def describe(job: Job) -> list[str]:
         + (f", {len(job.splits.validation):,} validation" if job.splits.validation else "")
         + f", {len(job.splits.test):,} test images; {built.channels} x {built.image_size} x "
         f"{built.image_size}",
+        *_test_lines(job),
         *(f"          {note}" for note in job.splits.notes),
         f"steps     K = {deal.num_steps:,} of expected batch B = {config.batch:,} (q = "
         f"{deal.sampling_rate:.4g}), in micro-batches of at most {job.micro_batch}",
@@ -236,6 +248,15 @@ def describe(job: Job) -> list[str]:
         f"cost      about {duration(seconds)} on {job.device.type}, if it goes as one sample went"
     )
     return [*lines, cost]
+
+
+def _test_lines(job: Job) -> list[str]:
+    if len(job.test) == len(job.splits.test):
+        return []
+    return [
+        f"          a fixed part of {len(job.test)} test images is evaluated: the run is short; "
+        f"evaluate_samples={len(job.splits.test)} for all"
+    ]
 
 
 def _privacy_lines(job: Job) -> list[str]:
