@@ -6,7 +6,7 @@ then holds. The command line fills these; no function below it reads anything el
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from dpexp.errors import ConfigError
 from dpexp.schema import choice_problems
@@ -16,6 +16,8 @@ Function = Literal["abadi", "global", "autos", "autov", "psac"]
 Style = Literal["flat", "layerwise", "blockwise", "paramwise"]
 Split = Literal["equal", "per_group"]
 Plan = Literal["time", "memory", "paper"]
+
+EMBEDDED = ("digits", "fake")  # data sets that are read from no folder
 
 
 @dataclass
@@ -217,8 +219,8 @@ def _training_problems(config: TrainConfig) -> list[str]:
         "checkpoint_every",
     ):
         value = getattr(config, key)
-        if value is not None and not value > 0:
-            problems.append(f"{key}={value}: must be above 0")
+        if value is not None and not 0 < value < math.inf:
+            problems.append(f"{key}={value}: must be finite and above 0")
     if config.batch < 1:
         problems.append(f"batch={config.batch}: the expected batch size must be at least 1 sample")
     if config.seed < 0:
@@ -228,23 +230,54 @@ def _training_problems(config: TrainConfig) -> list[str]:
 
 def _part_problems(config: TrainConfig) -> list[str]:
     clipping, optimizer, schedule = config.clipping, config.optimizer, config.schedule
-    ranges = {
-        "clipping.norm": (clipping.norm, clipping.norm > 0 and math.isfinite(clipping.norm)),
-        "clipping.stability": (clipping.stability, clipping.stability > 0),
-        "clipping.workspace_mib": (clipping.workspace_mib, clipping.workspace_mib > 0),
-        "optimizer.lr": (optimizer.lr, optimizer.lr > 0 and math.isfinite(optimizer.lr)),
-        "optimizer.momentum": (optimizer.momentum, 0 <= optimizer.momentum < 1),
-        "optimizer.weight_decay": (optimizer.weight_decay, optimizer.weight_decay >= 0),
-        "schedule.warmup_steps": (schedule.warmup_steps, schedule.warmup_steps >= 0),
-        "schedule.final_factor": (schedule.final_factor, 0 <= schedule.final_factor <= 1),
-        "dataset.validation": (config.dataset.validation, config.dataset.validation >= 0),
-        "dataset.num_train": (config.dataset.num_train, (config.dataset.num_train or 1) >= 1),
-    }
-    problems = [
-        f"{key}={value}: out of range; see the comment beside the key in `dpexp train --cfg`"
-        for key, (value, is_right) in ranges.items()
-        if not is_right
+    dataset = config.dataset
+    positive, share = "must be finite and above 0", "must be in [0, 1]"
+    betas = optimizer.betas
+    ranges: list[tuple[str, Any, bool, str]] = [
+        ("clipping.norm", clipping.norm, 0 < clipping.norm < math.inf, positive),
+        ("clipping.stability", clipping.stability, 0 < clipping.stability < math.inf, positive),
+        ("clipping.workspace_mib", clipping.workspace_mib, clipping.workspace_mib > 0, positive),
+        ("optimizer.lr", optimizer.lr, 0 < optimizer.lr < math.inf, positive),
+        (
+            "optimizer.momentum",
+            optimizer.momentum,
+            0 <= optimizer.momentum < 1,
+            "must be in [0, 1)",
+        ),
+        (
+            "optimizer.weight_decay",
+            optimizer.weight_decay,
+            0 <= optimizer.weight_decay < math.inf,
+            "must be finite and at least 0",
+        ),
+        (
+            "optimizer.betas",
+            betas,
+            len(betas) == 2 and all(0 <= b < 1 for b in betas),
+            "must be two numbers in [0, 1)",
+        ),
+        ("optimizer.adam_eps", optimizer.adam_eps, 0 < optimizer.adam_eps < math.inf, positive),
+        (
+            "schedule.warmup_steps",
+            schedule.warmup_steps,
+            schedule.warmup_steps >= 0,
+            "must be at least 0",
+        ),
+        ("schedule.final_factor", schedule.final_factor, 0 <= schedule.final_factor <= 1, share),
+        (
+            "dataset.validation",
+            dataset.validation,
+            0 <= dataset.validation < math.inf,
+            "must be a fraction below 1, or a count",
+        ),
+        (
+            "dataset.num_train",
+            dataset.num_train,
+            (dataset.num_train or 1) >= 1,
+            "must be at least 1",
+        ),
     ]
+    problems = [f"{key}={value}: {rule}" for key, value, is_right, rule in ranges if not is_right]
     if optimizer.momentum and optimizer.name != "sgd":
         problems.append(
             f"optimizer.momentum={optimizer.momentum} with optimizer={optimizer.name}: only sgd "
@@ -255,6 +288,12 @@ def _part_problems(config: TrainConfig) -> list[str]:
             f"clipping.algorithm={clipping.algorithm} with clipping.style={clipping.style}: its "
             f"second backward pass weights each loss once, so it can only clip flat; use auto or "
             f"instantiate"
+        )
+    if dataset.root is not None and dataset.name in EMBEDDED:
+        problems.append(
+            f"dataset.root={dataset.root} with dataset={dataset.name}: these images come with the "
+            f"program and are read from no folder; leave it out, or choose a data set that is on "
+            f"disk"
         )
     if config.model.checkpoint and config.model.pretrained:
         problems.append(

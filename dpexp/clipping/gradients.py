@@ -1,6 +1,7 @@
 """The `.grad` of the trainable parameters: what the engine wrote, and what somebody else did."""
 
 from collections.abc import Mapping
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ class OwnedGradients:
 
     def __init__(self, names: Mapping[nn.Parameter, str]) -> None:
         self.names = names
-        self._written: dict[nn.Parameter, tuple[Tensor, int]] = {}
+        # Weakly: a gradient that the optimizer has let go of is not to be kept alive here.
+        self._written: dict[nn.Parameter, tuple[ReferenceType[Tensor], int]] = {}
 
     def refuse_foreign(self) -> None:
         """Refuse a `.grad` that somebody else wrote, or added to.
@@ -28,15 +30,19 @@ class OwnedGradients:
         for param, name in self.names.items():
             if param.grad is None:
                 continue
-            tensor, version = self._written.get(param, (None, 0))
-            is_ours = tensor is param.grad and version == param.grad._version
-            if not is_ours and param.grad.any():
+            if not self._is_ours(param) and param.grad.any():
                 raise EngineError(
                     f"{name}.grad was not written by this engine (or was changed since): an "
                     f"unclipped gradient would reach the optimizer and epsilon would be "
                     f"meaningless. Call optimizer.zero_grad(), and engine.backward(losses) in "
                     f"place of losses.backward()"
                 )
+
+    def _is_ours(self, param: nn.Parameter) -> bool:
+        if param not in self._written or param.grad is None:
+            return False
+        written, version = self._written[param]
+        return written() is param.grad and version == param.grad._version
 
     def complete(self) -> None:
         """Give every parameter a `.grad`, zero where it has none, and take them over."""
@@ -52,11 +58,12 @@ class OwnedGradients:
             param.grad = total
         else:
             param.grad += total
-        self._written[param] = (param.grad, param.grad._version)
+        self._written[param] = (ref(param.grad), param.grad._version)
 
     def take_over(self) -> None:
         """Count every `.grad` as written by the engine, as it is now."""
-        self._written = {p: (p.grad, p.grad._version) for p in self.names if p.grad is not None}
+        grads = {p: p.grad for p in self.names if p.grad is not None}
+        self._written = {p: (ref(grad), grad._version) for p, grad in grads.items()}
 
     def give_up(self) -> None:
         """Count no `.grad` as the engine's any more: a second step must not reuse its noise."""

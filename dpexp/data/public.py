@@ -56,11 +56,17 @@ def public_num_train(config: DatasetConfig) -> int | None:
     N is `dataset.num_train` (else the known size of the set) less what validation holds out.
 
     Raises:
-        DataError: If validation leaves nothing to train on.
+        DataError: If validation leaves nothing to train on, or N is not the known one.
     """
     num_train = config.num_train
-    if num_train is None and config.name in KNOWN_SETS:
-        num_train = KNOWN_SETS[config.name].num_train
+    known = KNOWN_SETS[config.name].num_train if config.name in KNOWN_SETS else None
+    if None not in (num_train, known) and num_train != known:
+        raise DataError(
+            f"dataset.num_train={num_train}, but the training part of {config.name} has {known} "
+            f"samples (before validation is held out); it sets the sampling rate, so epsilon "
+            f"would be false; leave it out"
+        )
+    num_train = num_train or known
     if num_train is None and config.name == "fake":
         num_train = FAKE_NUM_TRAIN
     if num_train is None:
