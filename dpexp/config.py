@@ -5,7 +5,9 @@ then holds. The command line fills these; no function below it reads anything el
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 from dpexp.errors import ConfigError
@@ -18,6 +20,38 @@ Split = Literal["equal", "per_group"]
 Plan = Literal["time", "memory", "paper"]
 
 EMBEDDED = ("digits", "fake")  # data sets that are read from no folder
+
+# What a number must be, and in words.
+Range = tuple[Callable[[Any], bool], str]
+_POSITIVE: Range = (lambda x: 0 < x < math.inf, "finite and above 0")
+_NOT_NEGATIVE: Range = (lambda x: 0 <= x < math.inf, "finite and at least 0")
+RANGES: dict[str, Range] = {
+    "clipping.norm": _POSITIVE,
+    "clipping.stability": _POSITIVE,
+    "clipping.workspace_mib": _POSITIVE,
+    "optimizer.lr": _POSITIVE,
+    "optimizer.momentum": (lambda x: 0 <= x < 1, "in [0, 1)"),
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.betas": (
+        lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x),
+        "two numbers in [0, 1)",
+    ),
+    "optimizer.adam_eps": _POSITIVE,
+    "schedule.warmup_steps": _NOT_NEGATIVE,
+    "schedule.final_factor": (lambda x: 0 <= x <= 1, "in [0, 1]"),
+    "dataset.validation": (lambda x: 0 <= x < math.inf, "a fraction below 1, or a count"),
+    "dataset.num_train": (lambda x: x >= 1, "at least 1"),
+    "dataset.num_classes": (lambda x: x >= 1, "at least 1"),
+    "dataset.image_size": (lambda x: x >= 1, "at least 1 pixel"),
+    "model.image_size": (lambda x: x >= 1, "at least 1 pixel"),
+    "epochs": _POSITIVE,
+    "steps": _POSITIVE,
+    "micro_batch": _POSITIVE,
+    "evaluate_every": _POSITIVE,
+    "evaluate_samples": _POSITIVE,
+    "checkpoint_every": _POSITIVE,
+    "seed": _NOT_NEGATIVE,
+}
 
 
 @dataclass
@@ -210,74 +244,19 @@ def _training_problems(config: TrainConfig) -> list[str]:
             f"epochs={config.epochs} and steps={config.steps}: give exactly one of the two "
             f"(set the other to null)"
         )
-    for key in (
-        "epochs",
-        "steps",
-        "micro_batch",
-        "evaluate_every",
-        "evaluate_samples",
-        "checkpoint_every",
-    ):
-        value = getattr(config, key)
-        if value is not None and not 0 < value < math.inf:
-            problems.append(f"{key}={value}: must be finite and above 0")
     if config.batch < 1:
         problems.append(f"batch={config.batch}: the expected batch size must be at least 1 sample")
-    if config.seed < 0:
-        problems.append(f"seed={config.seed}: must be at least 0")
     return problems
 
 
 def _part_problems(config: TrainConfig) -> list[str]:
-    clipping, optimizer, schedule = config.clipping, config.optimizer, config.schedule
-    dataset = config.dataset
-    positive, share = "must be finite and above 0", "must be in [0, 1]"
-    betas = optimizer.betas
-    ranges: list[tuple[str, Any, bool, str]] = [
-        ("clipping.norm", clipping.norm, 0 < clipping.norm < math.inf, positive),
-        ("clipping.stability", clipping.stability, 0 < clipping.stability < math.inf, positive),
-        ("clipping.workspace_mib", clipping.workspace_mib, clipping.workspace_mib > 0, positive),
-        ("optimizer.lr", optimizer.lr, 0 < optimizer.lr < math.inf, positive),
-        (
-            "optimizer.momentum",
-            optimizer.momentum,
-            0 <= optimizer.momentum < 1,
-            "must be in [0, 1)",
-        ),
-        (
-            "optimizer.weight_decay",
-            optimizer.weight_decay,
-            0 <= optimizer.weight_decay < math.inf,
-            "must be finite and at least 0",
-        ),
-        (
-            "optimizer.betas",
-            betas,
-            len(betas) == 2 and all(0 <= b < 1 for b in betas),
-            "must be two numbers in [0, 1)",
-        ),
-        ("optimizer.adam_eps", optimizer.adam_eps, 0 < optimizer.adam_eps < math.inf, positive),
-        (
-            "schedule.warmup_steps",
-            schedule.warmup_steps,
-            schedule.warmup_steps >= 0,
-            "must be at least 0",
-        ),
-        ("schedule.final_factor", schedule.final_factor, 0 <= schedule.final_factor <= 1, share),
-        (
-            "dataset.validation",
-            dataset.validation,
-            0 <= dataset.validation < math.inf,
-            "must be a fraction below 1, or a count",
-        ),
-        (
-            "dataset.num_train",
-            dataset.num_train,
-            (dataset.num_train or 1) >= 1,
-            "must be at least 1",
-        ),
+    clipping, optimizer, dataset = config.clipping, config.optimizer, config.dataset
+    values = {key: attrgetter(key)(config) for key in RANGES}
+    problems = [
+        f"{key}={values[key]}: must be {words}"
+        for key, (is_right, words) in RANGES.items()
+        if values[key] is not None and not is_right(values[key])
     ]
-    problems = [f"{key}={value}: {rule}" for key, value, is_right, rule in ranges if not is_right]
     if optimizer.momentum and optimizer.name != "sgd":
         problems.append(
             f"optimizer.momentum={optimizer.momentum} with optimizer={optimizer.name}: only sgd "

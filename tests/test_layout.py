@@ -22,6 +22,7 @@ LEVEL = {
     "models": 2,
     "data": 2,
     "record": 2,
+    "memory": 2,
     "clipping": 3,
     "train": 4,
     "selfcheck": 5,

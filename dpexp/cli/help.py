@@ -73,7 +73,7 @@ USAGES = {
 TOPICS = {
     "privacy": ("eps", "delta", "noise_multiplier", "dp", "protocol", "sampling"),
     "length": ("epochs", "steps", "batch", "micro_batch"),
-    "logging": ("evaluate_every", "checkpoint_every", "output", "resume"),
+    "logging": ("evaluate_every", "evaluate_samples", "checkpoint_every", "output", "resume"),
     "machine": ("seed", "device", "precision", "compile"),
 }
 
