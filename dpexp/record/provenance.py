@@ -41,7 +41,7 @@ def describe_provenance(command: Sequence[str]) -> dict[str, Any]:
         "git": _git_state(),
         "packages": {"dpexp": _own_version()} | {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
         "gpus": _gpu_names(),
