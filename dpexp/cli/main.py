@@ -159,9 +159,9 @@ def _eval(words: Words) -> int:
     from dpexp.cli.compose import changes
 
     overrides = changes(rest, command="eval", config_dir=words.config_dir)
-    from dpexp.train import run
+    from dpexp.train import saved
 
-    run.evaluate_saved(Path(target), overrides)
+    saved.evaluate_saved(Path(target), overrides)
     return 0
 
 

@@ -93,7 +93,7 @@ def build(
         else:
             options = {"num_classes": num_classes, "in_chans": channels}
             blank = timm_network(config, options, image_size=size, announce=announce)
-    built = _finish(blank, config, seed)
+    built = _finish(blank, config)
     if size is not None:
         _check_forward(built)
     return built
@@ -119,9 +119,9 @@ def _check_forward(built: BuiltModel) -> None:
         built.module.train()
 
 
-def _finish(blank: Blank, config: ModelConfig, seed: int) -> BuiltModel:
+def _finish(blank: Blank, config: ModelConfig) -> BuiltModel:
     """Replace norms, load a checkpoint, choose what trains, and count."""
-    module, weights = blank.module, blank.weights or f"random, seed {seed}"
+    module, weights = blank.module, blank.weights or "random"
     notes = [*blank.notes]
     replaced = {} if config.norm == "keep" else replace_batch_norms(module)
     notes += _norm_notes(module, replaced)

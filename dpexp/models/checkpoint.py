@@ -15,6 +15,7 @@ from dpexp.models.trainable import classifier_params, shorten
 
 State = dict[str, Tensor]
 
+NEW_HEAD = "classifier initialised at random"  # begins the note that says so
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts put the state dict
 PREFIXES = ("module.", "_orig_mod.")  # left on names by DistributedDataParallel and torch.compile
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
@@ -70,7 +71,7 @@ def load_checkpoint(
     if fit.new_head:
         head = classifier_params(module)
         state = {name: value for name, value in state.items() if name not in head}
-        notes.append(f"classifier initialised at random: {shorten(fit.new_head)} not in the file")
+        notes.append(f"{NEW_HEAD}: {shorten(fit.new_head)} not in the file")
     module.load_state_dict(state, strict=False)
     return notes
 

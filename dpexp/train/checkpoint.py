@@ -1,6 +1,7 @@
 """Checkpoints: what a stopped run goes on from, and the plain weights for everybody else."""
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,17 @@ from torch.optim import Optimizer
 
 from dpexp.errors import RunFolderError
 from dpexp.record.folder import RunFolder
+
+# What torch raises on files that are cut off, are something else, or do not fit.
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    pickle.UnpicklingError,
+)
 
 
 def save_checkpoint(folder: RunFolder, model: nn.Module, optimizer: Optimizer, step: int) -> None:
@@ -23,18 +35,23 @@ def save_checkpoint(folder: RunFolder, model: nn.Module, optimizer: Optimizer, s
     _save(folder.model_checkpoint, weights)
 
 
-def load_state(folder: RunFolder) -> dict[str, Any] | None:
-    """Return what `save_checkpoint` wrote last, on the CPU; None if it never did.
+def load_state(folder: RunFolder, model: nn.Module, optimizer: Optimizer) -> int:
+    """Put model and optimizer where `save_checkpoint` left them; return the steps taken by then.
+
+    Without a checkpoint they stay as they are, at step 0.
 
     Raises:
         RunFolderError: If the file is damaged.
     """
     path = folder.state_checkpoint
     if not path.exists():
-        return None
+        return 0
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+    except _DAMAGE as error:
         raise RunFolderError(
             f"{path} is damaged ({type(error).__name__}), so the run cannot go on from it; restore "
             f"the file, or start a new run"

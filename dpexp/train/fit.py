@@ -1,10 +1,11 @@
 """The loop over steps: draw, step, record; evaluate and save now and then; stop when asked."""
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ from dpexp.data.splits import Split
 from dpexp.metrics.reliability import Reliability
 from dpexp.record.folder import RunFolder
 from dpexp.record.wandb_mirror import WandbMirror
-from dpexp.sampling import derive_seed, draw, micro_batches
+from dpexp.sampling import derive_seed, draw, micro_batches, poisson_batch
 from dpexp.train.checkpoint import save_checkpoint
 from dpexp.train.evaluate import Evaluation, evaluate, some_of
 from dpexp.train.job import Job
@@ -44,6 +45,8 @@ class StopRequest:
             if self.is_set:
                 raise KeyboardInterrupt
             self.is_set = True
+            with suppress(OSError):  # not sys.stderr: the signal may come amid a write to it
+                os.write(2, b"stopping after this step; once more to stop at once\n")
 
         try:
             old = {s: signal.signal(s, heed) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -92,7 +95,7 @@ def fit(
     every = job.config.evaluate_every or max(2, math.ceil(num_steps / 10))
     save_every = job.config.checkpoint_every or max(1, math.ceil(num_steps / 10))
     seconds: list[float] = []
-    accuracy = None
+    accuracy, has_diverged, done = None, False, first_step
     devices = [job.device] if job.device.type == "cuda" else []
     with StopRequest().listening() as stop, torch.random.fork_rng(devices):
         for step in range(first_step, num_steps):
@@ -101,7 +104,6 @@ def fit(
             seconds.append(time.perf_counter() - start)
             done = step + 1
             metrics = _step_metrics(job, stats, done, seconds[-1])
-            has_diverged = False
             if done % every == 0 and done < num_steps:
                 held_out, place = _held_out(job)
                 found = _evaluate(job, held_out)
@@ -117,7 +119,7 @@ def fit(
                 break
             if stop.is_set and done < num_steps:
                 return Outcome("interrupted", done, None, None, _median(seconds))
-        return _finish(job, max(first_step, done if seconds else first_step), seconds)
+        return _finish(job, done, has_diverged, seconds)
 
 
 def _step(job: Job, step: int) -> StepStats:
@@ -125,8 +127,6 @@ def _step(job: Job, step: int) -> StepStats:
     config = job.config
     mechanism, num_train = job.deal.mechanism, job.deal.num_train
     if mechanism is None:
-        from dpexp.sampling import poisson_batch
-
         indices = poisson_batch(num_train, job.deal.sampling_rate, config.seed, step)
     else:
         indices = draw(mechanism, num_train, config.seed, step, secure=config.noise.secure)
@@ -181,10 +181,10 @@ def _evaluate(job: Job, split: Split) -> Evaluation:
     return evaluate(job.model, split, batch=job.micro_batch, autocast=job.autocast())
 
 
-def _finish(job: Job, steps_done: int, seconds: list[float]) -> Outcome:
+def _finish(job: Job, steps_done: int, has_diverged: bool, seconds: list[float]) -> Outcome:
     test = _evaluate(job, job.test)
     validation = _evaluate(job, job.splits.validation) if job.splits.validation else None
-    state = "diverged" if test.has_diverged else "done"
+    state = "diverged" if has_diverged or test.has_diverged else "done"
     return Outcome(state, steps_done, test, validation, _median(seconds))
 
 

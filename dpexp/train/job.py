@@ -26,6 +26,7 @@ from dpexp.train.optimization import build_optimizer
 _ACTIVATION_BYTES = 2 * 2**30
 _MOST_SAMPLES = 512
 _LONG_SECONDS = 0.2
+_PROVING_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,18 @@ class Job:
 
     def autocast(self) -> AbstractContextManager:
         """Return what the forward pass runs under."""
-        if self.config.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return autocast_of(self.config.precision, self.device)
 
     def seed_noise(self, step: int) -> None:
         """Make the noise of a step follow from (seed, step) alone; without effect when secure."""
         self.generator.manual_seed(derive_seed(self.config.seed, "noise", step))
+
+
+def autocast_of(precision: str, device: torch.device) -> AbstractContextManager:
+    """Return what a forward pass of this precision runs under; may be entered many times."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
@@ -108,7 +114,7 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
     noise: NoiseSource = SecureNoise() if config.noise.secure else SeededNoise(generator)
     needed, seconds = cost_of_one(model, splits, device)
     chosen = max(1, min(_MOST_SAMPLES, int(_ACTIVATION_BYTES / max(1, needed))))
-    return Job(
+    job = Job(
         config=config,
         built=built,
         splits=splits,
@@ -120,6 +126,27 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
         micro_batch=config.micro_batch or chosen,
         seconds_a_sample=seconds,
     )
+    prove(job)
+    return job
+
+
+def prove(job: Job) -> None:
+    """Clip a few samples and throw the result away, so that a model is refused before the run.
+
+    Raises:
+        UncoveredParameterError: If a trainable parameter gets past the engine.
+        CrossSampleError: If the model mixes samples.
+    """
+    if job.engine is None:
+        return
+    count = min(_PROVING_SAMPLES, job.micro_batch, len(job.splits.train))
+    images, labels = job.splits.train.batch(list(range(count)))
+    with torch.random.fork_rng([job.device] if job.device.type == "cuda" else []):
+        with job.autocast():
+            logits = job.model(images.to(job.device))
+        losses = cross_entropy(logits.float(), labels.to(job.device), reduction="none")
+        job.engine.backward(losses)
+    job.optimizer.zero_grad(set_to_none=True)
 
 
 def load_model_and_data(
@@ -195,8 +222,9 @@ def pick_device(name: str) -> torch.device:
 def cost_of_one(model: nn.Module, splits: Splits, device: torch.device) -> tuple[int, float]:
     """Return bytes kept for the backward pass, and seconds, of one sample; gradients discarded.
 
-    Runs without the engine, before it is attached, and leaves the random state as it was. A small
-    network is timed again on a few samples, where fixed costs weigh as in training.
+    Runs without the engine, before it is attached, and leaves the model and the random state as
+    they were: in eval mode, so that statistics that a model keeps of its batches do not move. A
+    small network is timed again on a few samples, where fixed costs weigh as in training.
     """
     kept: dict[int, int] = {}
 
@@ -215,90 +243,12 @@ def cost_of_one(model: nn.Module, splits: Splits, device: torch.device) -> tuple
         return (time.perf_counter() - start) / num_samples
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model.eval()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             seconds = seconds_for(1)
         # The gradient of the loss needs room beside the activations, hence twice.
         needed = 2 * sum(kept.values())
         if seconds < _LONG_SECONDS:
             seconds = seconds_for(min(32, len(splits.train)))
+        model.train()
     return needed, seconds
-
-
-def describe(job: Job) -> list[str]:
-    """Return the deal of a run in lines, for people."""
-    config, built, deal = job.config, job.built, job.deal
-    share = built.num_trainable / built.num_params
-    lines = [
-        f"model     {built.name}: {built.num_params:,} parameters, {built.num_trainable:,} "
-        f"trainable ({share:.0%}), {built.num_params - built.num_trainable:,} frozen; weights: "
-        f"{built.weights}",
-        *(f"          {note}" for note in built.notes),
-        f"data      {config.dataset.name}: N = {deal.num_train:,} training"
-        + (f", {len(job.splits.validation):,} validation" if job.splits.validation else "")
-        + f", {len(job.splits.test):,} test images; {built.channels} x {built.image_size} x "
-        f"{built.image_size}",
-        *_test_lines(job),
-        *(f"          {note}" for note in job.splits.notes),
-        f"steps     K = {deal.num_steps:,} of expected batch B = {config.batch:,} (q = "
-        f"{deal.sampling_rate:.4g}), in micro-batches of at most {job.micro_batch}",
-        *_privacy_lines(job),
-    ]
-    seconds = deal.num_steps * config.batch * job.seconds_a_sample
-    cost = (
-        f"cost      about {duration(seconds)} on {job.device.type}, if it goes as one sample went"
-    )
-    return [*lines, cost]
-
-
-def _test_lines(job: Job) -> list[str]:
-    if len(job.test) == len(job.splits.test):
-        return []
-    return [
-        f"          a fixed part of {len(job.test)} test images is evaluated: the run is short; "
-        f"evaluate_samples={len(job.splits.test)} for all"
-    ]
-
-
-def _privacy_lines(job: Job) -> list[str]:
-    config, deal = job.config, job.deal
-    mechanism = deal.mechanism
-    if mechanism is None:
-        return ["privacy   none: dp=off, ordinary training on the same batches and steps"]
-    clipping = config.clipping
-    assert job.engine is not None
-    groups = len(job.engine.groups)
-    shared = f"total R = {mechanism.clip_norm:.6g}" + (f" over {groups} groups" * (groups > 1))
-    lines = [
-        f"clipping  {clipping.style} {clipping.function}, {shared}, algorithm {clipping.algorithm}"
-    ]
-    if mechanism.noise_multiplier == 0:
-        return [*lines, "privacy   none: eps=inf, gradients are clipped but no noise is added"]
-    epsilon, bounds = deal.epsilon_after(deal.num_steps), deal.bounds
-    assert bounds is not None
-    target = f" (target {deal.target_epsilon:g})" if deal.target_epsilon else ""
-    lines += [
-        f"privacy   epsilon <= {epsilon:.4g}{target} at delta {deal.delta:g}, sigma = "
-        f"{mechanism.noise_multiplier:.4f}; {mechanism.sampler} batches; add/remove one sample",
-        f"          accountants: PRV {_number(bounds.prv)}, PLD {_number(bounds.pld)}, "
-        f"RDP {bounds.rdp:.4g}; central limit (no bound) {bounds.gdp:.4g}",
-        *(f"          {note}" for note in bounds.notes),
-        f"          guarantee: {deal.guarantee} ({deal.reason})",
-    ]
-    if config.protocol == "published":
-        lines.append(
-            f"          NOT A GUARANTEE: published as {bounds.gdp:.4g}; {bounds.epsilon:.4g} had "
-            f"sampling been Poisson; {epsilon:.4g} for shuffled batches, without amplification"
-        )
-    return lines
-
-
-def _number(value: float | None) -> str:
-    return "failed" if value is None else f"{value:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people: 48 s, 12 min, 3.5 h, 2.1 days."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 
 from dpexp.config import TrainConfig, check
-from dpexp.errors import ConfigError, RunFailedError
-from dpexp.metrics.diagram import save_reliability_diagram
+from dpexp.errors import RunFailedError, RunFolderError
 from dpexp.record.folder import RunFolder
 from dpexp.record.wandb_mirror import WandbMirror
-from dpexp.schema import from_dict, to_dict
+from dpexp.schema import to_dict
 from dpexp.train.checkpoint import load_state
 from dpexp.train.console import progress_bar, say
 from dpexp.train.deal import privacy_document
-from dpexp.train.evaluate import Evaluation, evaluate
+from dpexp.train.describe import describe, duration
 from dpexp.train.fit import Outcome, fit
-from dpexp.train.job import Job, describe, duration, load_model_and_data, pick_device, prepare
+from dpexp.train.job import Job, prepare
+from dpexp.train.outcome import recorded, say_measures, write_reliability
+from dpexp.train.saved import saved_config, with_overrides
 
 
 def run(config: TrainConfig, command: Sequence[str] = ("dpexp", "train")) -> dict[str, Any]:
@@ -34,10 +35,11 @@ def run(config: TrainConfig, command: Sequence[str] = ("dpexp", "train")) -> dic
     """
     check(config)
     job = prepare(config, announce=say)
+    complete = to_dict(config)
     # The weights' own normalisation, which the saved weights alone would not tell.
     form = job.splits.train.form
-    config.dataset.mean, config.dataset.std = list(form.mean), list(form.std)
-    with RunFolder.create(config.output, to_dict(config), command) as folder:
+    complete["dataset"] |= {"mean": list(form.mean), "std": list(form.std)}
+    with RunFolder.create(config.output, complete, command) as folder:
         return _train(job, folder, first_step=0)
 
 
@@ -52,108 +54,43 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         DpexpError: If the folder is not a run's, another process has it, or it cannot go on.
     """
     with RunFolder.open(path, write=True) as folder:
-        if folder.read_status()["state"] == "done":
+        state = folder.read_status()["state"]
+        if state == "done":
             say(f"{path} is done; nothing to resume")
             return folder.read_document("summary.json")
+        if state == "diverged":
+            raise RunFolderError(
+                f"{path} diverged: its outputs are not finite, and further steps would not mend "
+                f"them; start a new run with a lower optimizer.lr"
+            )
         config = with_overrides(saved_config(folder), overrides)
         folder.check_same_run(to_dict(config))
         job = prepare(config, announce=say)
-        state = load_state(folder)
-        step = 0
-        if state is not None:
-            step = int(state["step"])
-            job.model.load_state_dict(state["model"])
-            job.optimizer.load_state_dict(state["optimizer"])
-        folder.resume_from(step, ["dpexp", "train", f"resume={path}"])
+        step = load_state(folder, job.model, job.optimizer)
+        if job.engine is not None:
+            job.engine.load_state_dict({"num_steps": step})
+        changed = [f"{key}={value}" for key, value in overrides.items()]
+        folder.resume_from(step, ["dpexp", "train", f"resume={path}", *changed])
         say(f"resuming  {path} after step {step:,}")
         return _train(job, folder, first_step=step)
 
 
-def evaluate_saved(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure saved weights on the test set, and draw their reliability diagram in a new folder.
-
-    Args:
-        path: A run folder, or a file with weights. A file inside a run folder is read with the
-            run's configuration; any other needs model and dataset among the overrides.
-        overrides: Dotted key to value.
-
-    Raises:
-        DpexpError: If the weights or the data cannot be read, or do not fit.
-    """
-    config, weights = _saved_run(path, overrides)
-    config.model.checkpoint, config.model.pretrained = str(weights), False
-    check(config)
-    built, splits = load_model_and_data(config, say)
-    model = built.module.to(pick_device(config.device))
-    found = evaluate(
-        model, splits.test, batch=config.micro_batch or 64, autocast=torch.enable_grad()
-    )
-    command = ["dpexp", "eval", str(path)]
-    with RunFolder.create(config.output, to_dict(config), command) as folder:
-        _write_reliability(folder, found, title=built.name, subtitle=str(weights))
-        summary = found.named("test")
-        folder.write_summary(summary)
-        folder.set_status("done", step=0, steps=0)
-        _say_measures(found)
-        say(f"folder    {folder.path}")
-    return summary
-
-
-def saved_config(folder: RunFolder) -> TrainConfig:
-    """Return the configuration of a run folder.
-
-    Raises:
-        ConfigError: If a key of it is unknown or wrong.
-    """
-    config, wrong = from_dict(TrainConfig, folder.read_config())
-    if wrong:
-        raise ConfigError(
-            "\n".join(f"{folder.path}/config.yaml: {line}" for line in wrong.values())
-        )
-    return config
-
-
-def with_overrides(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
-    """Return `config` with dotted keys replaced; the caller has checked that they exist."""
-    for key, value in overrides.items():
-        *parents, last = key.split(".")
-        target: Any = config
-        for parent in parents:
-            target = getattr(target, parent)
-        setattr(target, last, value)
-    return config
-
-
-def _saved_run(path: Path, overrides: Mapping[str, Any]) -> tuple[TrainConfig, Path]:
-    folder = path if path.is_dir() else path.resolve().parent.parent
-    if (folder / "config.yaml").is_file():
-        run_folder = RunFolder.open(folder)
-        weights = run_folder.model_checkpoint if path.is_dir() else path
-        return with_overrides(saved_config(run_folder), overrides), weights
-    return with_overrides(TrainConfig(), overrides), path
-
-
 def _train(job: Job, folder: RunFolder, *, first_step: int) -> dict[str, Any]:
     """Run the loop in `folder` and write down how it ended, however it ends."""
-    config = job.config
-    for line in describe(job):
-        say(line)
-        folder.log(line)
-    say(f"folder    {folder.path}")
-    folder.set_status("running", step=first_step, steps=job.deal.num_steps)
-    folder.write_document("privacy.json", privacy_document(job.deal, config, first_step))
-    start = time.perf_counter()
-    try:
+    # What was recorded before this session is counted in.
+    earlier = sum(row["time/step_seconds"] for row in folder.read_metrics())
+    start = time.perf_counter() - earlier
+    with recorded(folder):
+        for line in describe(job):
+            say(line)
+            folder.log(line)
+        say(f"folder    {folder.path}")
+        folder.set_status("running", step=first_step, steps=job.deal.num_steps)
+        folder.write_document("privacy.json", privacy_document(job.deal, job.config, first_step))
         with _mirror(job, folder) as mirror:
             with progress_bar(first_step) as progress:
                 outcome = fit(job, folder, mirror, first_step=first_step, progress=progress)
             summary = _write_outcome(job, folder, mirror, outcome, time.perf_counter() - start)
-    except KeyboardInterrupt as error:
-        folder.fail(error, "interrupted")
-        raise
-    except Exception as error:
-        folder.fail(error)
-        raise
     return _conclude(job, folder, outcome, summary)
 
 
@@ -205,22 +142,13 @@ def _write_outcome(
         epsilon = summary["privacy/epsilon"]
         subtitle = f"epsilon = {epsilon:.3g} at delta = {deal.delta:g}, {deal.num_steps:,} steps"
         title = f"{job.built.name} on {job.config.dataset.name}"
-        _write_reliability(folder, outcome.test, title=title, subtitle=subtitle)
+        write_reliability(folder, outcome.test, title=title, subtitle=subtitle)
         folder.write_summary(summary)
         mirror.summarize(summary)
         if outcome.reliability is not None:
             bins = outcome.reliability.to_dict()
             mirror.log_reliability(outcome.steps_done, folder.reliability_figure, bins)
     return summary
-
-
-def _write_reliability(folder: RunFolder, found: Evaluation, *, title: str, subtitle: str) -> None:
-    if found.reliability is None:
-        return
-    folder.write_document("reliability.json", found.reliability.to_dict())
-    save_reliability_diagram(
-        found.reliability, folder.reliability_figure, title=title, subtitle=subtitle
-    )
 
 
 def _plan_document(job: Job) -> dict[str, Any]:
@@ -252,7 +180,7 @@ def _conclude(
         raise RunFailedError(message)
     assert outcome.test is not None
     folder.set_status("done", step=outcome.steps_done)
-    _say_measures(outcome.test)
+    say_measures(outcome.test)
     epsilon = summary["privacy/epsilon"]
     say(
         f"privacy   epsilon <= {epsilon:.4g} at delta {job.deal.delta:g}, guarantee: "
@@ -263,14 +191,6 @@ def _conclude(
     say(f"folder    {folder.path}")
     say(f"next      dpexp eval {quoted}")
     return summary
-
-
-def _say_measures(found: Evaluation) -> None:
-    values = {k: "-" if v is None else f"{v:.4f}" for k, v in found.metrics.items()}
-    say(
-        f"test      accuracy {values['accuracy']}, ECE {values['ece']}, MCE {values['mce']}, "
-        f"NLL {values['nll_nats']} nats, Brier {values['brier']}"
-    )
 
 
 def _peak_gib(job: Job) -> float:

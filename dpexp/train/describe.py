@@ -1,0 +1,96 @@
+"""What a run says of itself before its first step: model, data, steps, privacy, cost."""
+
+from dpexp.train.job import Job
+from dpexp.train.optimization import lr_factor
+
+
+def describe(job: Job) -> list[str]:
+    """Return the deal of a run in lines, for people."""
+    config, built, deal = job.config, job.built, job.deal
+    share = built.num_trainable / built.num_params
+    lines = [
+        f"model     {built.name}: {built.num_params:,} parameters, {built.num_trainable:,} "
+        f"trainable ({share:.0%}), {built.num_params - built.num_trainable:,} frozen; weights: "
+        f"{built.weights}" + f", seed {config.seed}" * (built.weights == "random"),
+        *(f"          {note}" for note in built.notes),
+        f"data      {config.dataset.name}: N = {deal.num_train:,} training"
+        + (f", {len(job.splits.validation):,} validation" if job.splits.validation else "")
+        + f", {len(job.splits.test):,} test images; {built.channels} x {built.image_size} x "
+        f"{built.image_size}",
+        *_test_lines(job),
+        *(f"          {note}" for note in job.splits.notes),
+        f"steps     K = {deal.num_steps:,} of expected batch B = {config.batch:,} (q = "
+        f"{deal.sampling_rate:.4g}), in micro-batches of at most {job.micro_batch}",
+        *_schedule_lines(job),
+        *_privacy_lines(job),
+    ]
+    seconds = deal.num_steps * config.batch * job.seconds_a_sample
+    cost = (
+        f"cost      about {duration(seconds)} on {job.device.type}, if it goes as one sample went"
+    )
+    return [*lines, cost]
+
+
+def _schedule_lines(job: Job) -> list[str]:
+    schedule, num_steps = job.config.schedule, job.deal.num_steps
+    if schedule.warmup_steps < num_steps:
+        return []
+    highest = lr_factor(schedule, num_steps - 1, num_steps)
+    return [
+        f"          schedule.warmup_steps={schedule.warmup_steps} is no shorter than the run: the "
+        f"learning rate gets to {highest:.2g} of optimizer.lr"
+    ]
+
+
+def _test_lines(job: Job) -> list[str]:
+    if len(job.test) == len(job.splits.test):
+        return []
+    return [
+        f"          a fixed part of {len(job.test)} test images is evaluated: the run is short; "
+        f"evaluate_samples={len(job.splits.test)} for all"
+    ]
+
+
+def _privacy_lines(job: Job) -> list[str]:
+    config, deal = job.config, job.deal
+    mechanism = deal.mechanism
+    if mechanism is None:
+        return ["privacy   none: dp=off, ordinary training on the same batches and steps"]
+    clipping = config.clipping
+    assert job.engine is not None
+    groups = len(job.engine.groups)
+    shared = f"total R = {mechanism.clip_norm:.6g}" + (f" over {groups} groups" * (groups > 1))
+    lines = [
+        f"clipping  {clipping.style} {clipping.function}, {shared}, algorithm {clipping.algorithm}"
+    ]
+    if mechanism.noise_multiplier == 0:
+        return [*lines, "privacy   none: eps=inf, gradients are clipped but no noise is added"]
+    epsilon, bounds = deal.epsilon_after(deal.num_steps), deal.bounds
+    assert bounds is not None
+    target = f" (target {deal.target_epsilon:g})" if deal.target_epsilon else ""
+    lines += [
+        f"privacy   epsilon <= {epsilon:.4g}{target} at delta {deal.delta:g}, sigma = "
+        f"{mechanism.noise_multiplier:.4f}; {mechanism.sampler} batches; add/remove one sample",
+        f"          accountants: PRV {_number(bounds.prv)}, PLD {_number(bounds.pld)}, "
+        f"RDP {bounds.rdp:.4g}; central limit (no bound) {bounds.gdp:.4g}",
+        *(f"          {note}" for note in bounds.notes),
+        f"          guarantee: {deal.guarantee} ({deal.reason})",
+    ]
+    if config.protocol == "published":
+        lines.append(
+            f"          NOT A GUARANTEE: published as {bounds.gdp:.4g}; {bounds.epsilon:.4g} had "
+            f"sampling been Poisson; {epsilon:.4g} for shuffled batches, without amplification"
+        )
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "failed" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: 48 s, 12 min, 3.5 h, 2.1 days."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -1,0 +1,51 @@
+"""How a run or an evaluation ends, in its folder and on the screen."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dpexp.errors import RunFailedError
+from dpexp.metrics.diagram import save_reliability_diagram
+from dpexp.record.folder import RunFolder
+from dpexp.train.console import say
+from dpexp.train.evaluate import Evaluation
+
+
+@contextmanager
+def recorded(folder: RunFolder) -> Iterator[None]:
+    """Write into the folder how the block failed, if it does.
+
+    Raises:
+        RunFailedError: In place of any other error.
+        KeyboardInterrupt: If the block was interrupted.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        folder.fail(error, "interrupted")
+        raise
+    except Exception as error:
+        folder.fail(error)
+        reason = next(iter(str(error).splitlines()), "")
+        raise RunFailedError(
+            f"the run failed ({type(error).__name__}: {reason}); where, is in "
+            f"{folder.path / 'error.txt'}, and its last checkpoint, if any, can be resumed"
+        ) from error
+
+
+def write_reliability(folder: RunFolder, found: Evaluation, *, title: str, subtitle: str) -> None:
+    """Write the bins and draw them; nothing for a model that has diverged."""
+    if found.reliability is None:
+        return
+    folder.write_document("reliability.json", found.reliability.to_dict())
+    save_reliability_diagram(
+        found.reliability, folder.reliability_figure, title=title, subtitle=subtitle
+    )
+
+
+def say_measures(found: Evaluation) -> None:
+    """Show what was measured on the test set, in one line."""
+    values = {k: "-" if v is None else f"{v:.4f}" for k, v in found.metrics.items()}
+    say(
+        f"test      accuracy {values['accuracy']}, ECE {values['ece']}, MCE {values['mce']}, "
+        f"NLL {values['nll_nats']} nats, Brier {values['brier']}"
+    )
