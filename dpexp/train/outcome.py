@@ -44,8 +44,14 @@ def write_reliability(folder: RunFolder, found: Evaluation, *, title: str, subti
 
 def say_measures(found: Evaluation) -> None:
     """Show what was measured on the test set, in one line."""
-    values = {k: "-" if v is None else f"{v:.4f}" for k, v in found.metrics.items()}
+    values = {k: _number(v) for k, v in found.metrics.items()}
     say(
         f"test      accuracy {values['accuracy']}, ECE {values['ece']}, MCE {values['mce']}, "
         f"NLL {values['nll_nats']} nats, Brier {values['brier']}"
     )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value < 1e4 else f"{value:.4g}"

@@ -46,7 +46,9 @@ def evaluate_saved(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     )
     command = ["dpexp", "eval", str(path)]
     with RunFolder.create(config.output, to_dict(config), command) as folder, recorded(folder):
-        write_reliability(folder, found, title=built.name, subtitle=str(weights))
+        write_reliability(
+            folder, found, title=built.name, subtitle="/".join(weights.parts[-3:])[-70:]
+        )
         summary = found.named("test")
         folder.write_summary(summary)
         folder.set_status("done", step=0, steps=0)

@@ -97,7 +97,8 @@ def test_watching_a_run_changes_nothing(short, tmp_path):
 
 
 def test_validation_is_watched_in_place_of_the_test_set(tmp_path):
-    folder = train(tmp_path, "evaluate_every=1", "dataset.validation=0.5")
+    ordinary = ("dp=off", "noise_multiplier=null")  # nothing to account for another N with
+    folder = train(tmp_path, "evaluate_every=1", "dataset.validation=0.5", *ordinary)
     assert document(folder, "privacy")["num_train"] == 719
     assert document(folder, "summary")["val/num_samples"] == 719
     keys = {key for row in metrics(folder) for key in row}
@@ -143,7 +144,8 @@ def test_weights_load_into_the_plain_network(short):
 
 
 def test_weights_of_a_timm_network_load_into_timm(tmp_path):
-    folder = train(tmp_path, "model.name=test_vit", "model.image_size=64", "steps=1", "batch=2")
+    words = ("model.name=test_vit", "model.image_size=64", "steps=1", "batch=2")
+    folder = train(tmp_path, *words, "dp=off", "noise_multiplier=null")
     timm.create_model("test_vit", num_classes=10, img_size=64).load_state_dict(weights(folder))
 
 
