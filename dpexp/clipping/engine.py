@@ -1,5 +1,6 @@
 """The privacy engine: clipped sums of per-sample gradients into `.grad`, noise once a step."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -78,7 +79,7 @@ class PrivacyEngine:
             split: What `clip_norm` bounds where there are several groups.
             stability: gamma of autos, r of psac; gradient units.
             plan: Which way `auto` takes each norm.
-            workspace_mib: Memory one norm may use at once, MiB.
+            workspace_mib: Memory one norm of `auto` may use at once, MiB.
             params: The trainable parameters, if a check that they are all of them is wanted.
             generator: Draws the noise and nothing else. None seeds one from the system.
             views: Augmented views of each sample, adjacent on the leading axis; their gradients
@@ -122,7 +123,8 @@ class PrivacyEngine:
             stability=stability,
             algorithm=algorithm,
             choose=choose_way(algorithm, plan),
-            workspace=int(workspace_mib * _NUMBERS_PER_MIB),
+            # The paper's algorithms are not tiled: they need what they need.
+            workspace=int(workspace_mib * _NUMBERS_PER_MIB) if algorithm == "auto" else sys.maxsize,
         )
         self._hooks = [
             model.register_forward_pre_hook(StartTap(self._clipper.tap), with_kwargs=True),
