@@ -108,9 +108,10 @@ def stopped(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return step(*args, **keys)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(fit, "train_step", stopping_step)
-        train(tmp_path, "steps=6")
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, "steps=6")
     (folder,) = tmp_path.iterdir()
     return folder
 
