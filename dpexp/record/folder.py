@@ -159,9 +159,10 @@ class RunFolder:
         Raises:
             RunFolderError: If a file cannot be written.
         """
-        write_text(self.path / "error.txt", "".join(traceback.format_exception(error)))
         line = next(iter(str(error).splitlines()), "")
+        # First, because it is small: the error may be that the disk is full.
         self.set_status(state, error=f"{type(error).__name__}: {line}")
+        write_text(self.path / "error.txt", "".join(traceback.format_exception(error)))
 
     def resume_from(self, step: int, command: Sequence[str]) -> None:
         """Go on after `step`, that of the checkpoint: later metrics are dropped, state is running.

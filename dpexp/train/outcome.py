@@ -1,9 +1,9 @@
 """How a run or an evaluation ends, in its folder and on the screen."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from dpexp.errors import RunFailedError
+from dpexp.errors import RunFailedError, RunFolderError
 from dpexp.metrics.diagram import save_reliability_diagram
 from dpexp.record.folder import RunFolder
 from dpexp.train.console import say
@@ -21,10 +21,12 @@ def recorded(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        folder.fail(error, "interrupted")
+        with suppress(RunFolderError):
+            folder.fail(error, "interrupted")
         raise
     except Exception as error:
-        folder.fail(error)
+        with suppress(RunFolderError):  # as on a full disk; the first error is the one to tell
+            folder.fail(error)
         reason = next(iter(str(error).splitlines()), "")
         raise RunFailedError(
             f"the run failed ({type(error).__name__}: {reason}); where, is in "

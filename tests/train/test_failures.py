@@ -1,5 +1,6 @@
 """Runs that fail: one line, the right exit code, and a folder only where a run began."""
 
+import errno
 import os
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 from runs import SHORT, config_of, document, folders, metrics, train
 
 from dpexp.cli.main import main
-from dpexp.errors import RunFailedError
+from dpexp.errors import RunFailedError, RunFolderError
 from dpexp.train import fit, run
 from dpexp.train.console import say
 
@@ -120,3 +121,22 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path, monkeypatch):
         folder = train(tmp_path)
         monkeypatch.undo()
     assert document(folder, "status")["state"] == "done"
+
+
+def test_a_disk_that_is_full_is_what_a_run_failed_of(tmp_path, capsys, monkeypatch):
+    write = os.write
+
+    def write_until_full(file, data):
+        if b'"step": 2' in data:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data)
+
+    def no_room(*args):
+        raise RunFolderError("error.txt cannot be written")
+
+    monkeypatch.setattr(os, "write", write_until_full)
+    monkeypatch.setattr("dpexp.record.folder.traceback.format_exception", no_room)
+    line = fails(capsys, tmp_path, code=1)
+    (folder,) = folders(tmp_path)
+    assert "metrics.jsonl cannot be written (no space left on device)" in line
+    assert document(folder, "status")["state"] == "failed"
