@@ -1,5 +1,6 @@
 """Evaluation: logits of a split, and everything measured on them."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,9 +47,18 @@ def some_of(split: Split, count: int) -> Split:
     return replace(split, rows=split.rows[chosen])
 
 
+class EvaluationStopped(Exception):
+    """Somebody asked to stop while an evaluation ran; it has no result."""
+
+
 @torch.no_grad()
 def logits_of(
-    model: nn.Module, split: Split, *, batch: int, autocast: AbstractContextManager
+    model: nn.Module,
+    split: Split,
+    *,
+    batch: int,
+    autocast: AbstractContextManager,
+    should_stop: Callable[[], bool],
 ) -> Tensor:
     """Return the logits of every sample, float32 on the CPU, shape (n, classes).
 
@@ -61,6 +71,8 @@ def logits_of(
     try:
         for start in range(0, len(split), batch):
             images, _ = split.batch(list(range(start, min(start + batch, len(split)))))
+            if should_stop():
+                raise EvaluationStopped
             with autocast:
                 parts.append(model(images.to(device)).float().cpu())
     finally:
@@ -69,10 +81,19 @@ def logits_of(
 
 
 def evaluate(
-    model: nn.Module, split: Split, *, batch: int, autocast: AbstractContextManager
+    model: nn.Module,
+    split: Split,
+    *,
+    batch: int,
+    autocast: AbstractContextManager,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Return every measure of `model` on `split`, read `batch` samples at a time."""
-    logits = logits_of(model, split, batch=batch, autocast=autocast)
+    """Return every measure of `model` on `split`, read `batch` samples at a time.
+
+    Raises:
+        EvaluationStopped: As soon as `should_stop` says so, between two batches.
+    """
+    logits = logits_of(model, split, batch=batch, autocast=autocast, should_stop=should_stop)
     metrics = evaluate_metrics(logits, split.labels)
     bins = None if metrics["num_nonfinite"] else reliability(logits, split.labels)
     return Evaluation(metrics, len(split), bins)

@@ -19,7 +19,7 @@ from dpexp.record.folder import RunFolder
 from dpexp.record.wandb_mirror import WandbMirror
 from dpexp.sampling import derive_seed, draw, micro_batches, poisson_batch
 from dpexp.train.checkpoint import save_checkpoint
-from dpexp.train.evaluate import Evaluation, evaluate, some_of
+from dpexp.train.evaluate import Evaluation, EvaluationStopped, evaluate, some_of
 from dpexp.train.job import Job
 from dpexp.train.optimization import lr_factor, set_lr
 from dpexp.train.step import StepStats, train_step
@@ -32,7 +32,7 @@ Progress = Callable[[int, int, float, float | None], None]
 
 
 class StopRequest:
-    """Whether somebody asked to stop: the first Ctrl-C waits for the step, the second does not."""
+    """Whether somebody asked to stop: the first Ctrl-C ends the step, but no evaluation."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -106,9 +106,10 @@ def fit(
             metrics = _step_metrics(job, stats, done, seconds[-1])
             if done % every == 0 and done < num_steps:
                 held_out, place = _held_out(job)
-                found = _evaluate(job, held_out)
-                metrics |= found.named(place)
-                accuracy, has_diverged = found.metrics["accuracy"], found.has_diverged
+                with suppress(EvaluationStopped):
+                    found = _evaluate(job, held_out, stop)
+                    metrics |= found.named(place)
+                    accuracy, has_diverged = found.metrics["accuracy"], found.has_diverged
             folder.log_metrics(done, metrics)
             mirror.log(done, metrics)
             progress(done, num_steps, metrics["privacy/epsilon"], accuracy)
@@ -119,7 +120,10 @@ def fit(
                 break
             if stop.is_set and done < num_steps:
                 return Outcome("interrupted", done, None, None, _median(seconds))
-        return _finish(job, done, has_diverged, seconds)
+        try:
+            return _finish(job, done, has_diverged, seconds, stop)
+        except EvaluationStopped:
+            return Outcome("interrupted", done, None, None, _median(seconds))
 
 
 def _step(job: Job, step: int) -> StepStats:
@@ -177,13 +181,21 @@ def _held_out(job: Job) -> tuple[Split, str]:
     return some_of(job.test, _WATCHED), "test"
 
 
-def _evaluate(job: Job, split: Split) -> Evaluation:
-    return evaluate(job.model, split, batch=job.micro_batch, autocast=job.autocast())
+def _evaluate(job: Job, split: Split, stop: StopRequest) -> Evaluation:
+    return evaluate(
+        job.model,
+        split,
+        batch=job.micro_batch,
+        autocast=job.autocast(),
+        should_stop=lambda: stop.is_set,
+    )
 
 
-def _finish(job: Job, steps_done: int, has_diverged: bool, seconds: list[float]) -> Outcome:
-    test = _evaluate(job, job.test)
-    validation = _evaluate(job, job.splits.validation) if job.splits.validation else None
+def _finish(
+    job: Job, steps_done: int, has_diverged: bool, seconds: list[float], stop: StopRequest
+) -> Outcome:
+    test = _evaluate(job, job.test, stop)
+    validation = _evaluate(job, job.splits.validation, stop) if job.splits.validation else None
     state = "diverged" if has_diverged or test.has_diverged else "done"
     return Outcome(state, steps_done, test, validation, _median(seconds))
 
