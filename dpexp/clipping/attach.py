@@ -65,6 +65,38 @@ def _check_optimizer(names: Mapping[nn.Parameter, str], optimizer: Optimizer) ->
         )
 
 
+def check_unchanged(model: nn.Module, names: Mapping[nn.Parameter, str]) -> None:
+    """Check that the trainable parameters are still those that the engine was attached to.
+
+    Raises:
+        EngineError: If one became trainable, and would be updated without clipping or noise, or was
+            frozen, and would be moved by noise alone.
+    """
+    changed = [n for n, p in model.named_parameters() if p.requires_grad != (p in names)]
+    if changed:
+        raise EngineError(
+            f"{len(changed)} parameter(s) were frozen, unfrozen or replaced since the engine was "
+            f"attached: {', '.join(changed[:10])}. It clips and adds noise to what was trainable "
+            f"then; detach() it and attach a new one"
+        )
+
+
+def check_no_others(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> None:
+    """Check that the optimizer is about to update no parameter that the engine does not know.
+
+    Raises:
+        EngineError: If it is.
+    """
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    others = [p for p in held if p not in names and p.grad is not None and p.grad.any()]
+    if others:
+        raise EngineError(
+            f"the optimizer holds {len(others)} parameter(s) with a gradient that this engine did "
+            f"not write, such as one of shape {tuple(others[0].shape)}; they would be updated "
+            f"without clipping or noise. Use a second optimizer for them"
+        )
+
+
 class StartTap:
     """Forward pre-hook: watch the model, unless no gradient is wanted."""
 
@@ -73,6 +105,12 @@ class StartTap:
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if torch.is_grad_enabled():
+            running = self.tap.forward_pass
+            if running is not None and not running.is_replay:
+                raise EngineError(
+                    "the model calls itself within its forward pass, which the engine cannot "
+                    "follow; call an inner method in place of the model"
+                )
             self.tap.start(args, kwargs)
             self.tap.__enter__()
 

@@ -10,9 +10,10 @@ from torch.autograd.graph import get_gradient_edge
 from dpexp.clipping.factors import ClipFunction
 from dpexp.clipping.gradients import OwnedGradients
 from dpexp.clipping.groups import Group, instantiated, total_norms
+from dpexp.clipping.independence import Independence
 from dpexp.clipping.per_sample import PerSampleGrad, PulledBack
 from dpexp.clipping.plan import ChooseWay, Way
-from dpexp.clipping.proof import Independence, check_only_own_rows, uses_reached
+from dpexp.clipping.proof import Reached, check_only_own_rows, parts, uses_reached
 from dpexp.clipping.rules.general import as_list
 from dpexp.clipping.rules.rule import SampleAxes
 from dpexp.clipping.tap import Expression, Receiver, Tap, Use
@@ -41,6 +42,7 @@ class Clipper:
         algorithm: Algorithm,
         choose: ChooseWay,
         workspace: int,
+        views: int,
     ) -> None:
         """Prepare to clip `model`.
 
@@ -54,6 +56,7 @@ class Clipper:
             algorithm: How the sums are computed; not what they are.
             choose: The way each norm is taken.
             workspace: Numbers that one norm may hold at once.
+            views: Rows of the model's inputs that belong to one sample.
         """
         self.tap = Tap(dict(gradients.names))
         self.ways: dict[tuple[str, int, int, int], Way] = {}
@@ -63,8 +66,8 @@ class Clipper:
         self._members = [[by_name[name] for name in group] for group in groups]
         self._bound, self._function, self._stability = bound, function, stability
         self._algorithm, self._choose, self._workspace = algorithm, choose, workspace
-        self._independence = Independence()
-        self._are_losses_checked = False
+        self._independence = Independence(views)
+        self._proved_graphs: set[tuple[str, ...]] = set()
 
     def backward(self, losses: Tensor, mask: Tensor) -> Tensor:
         """Add sum_n C_n g_n to `.grad`; return |g_n|, shape (n,), or NaN where none is computed.
@@ -77,8 +80,9 @@ class Clipper:
             UncoveredParameterError: If a trainable parameter reaches the losses past the tap.
             CrossSampleError: If one sample's loss depends on another sample.
         """
-        uses = uses_reached(losses, self.tap.names)
-        self._prove(losses, uses)
+        reached = uses_reached(losses, self.tap.names)
+        self._prove(losses, reached)
+        uses = reached.uses
         if self._algorithm == "nonprivate":
             self._plain_backward(losses, mask.to(losses.dtype))
             norms = torch.full_like(losses, torch.nan).detach()
@@ -91,25 +95,26 @@ class Clipper:
         self._gradients.complete()
         return norms
 
-    def _prove(self, losses: Tensor, uses: list[Use]) -> None:
-        """Check what is relied on, once for each sequence of operations the model runs."""
+    def _prove(self, losses: Tensor, reached: Reached) -> None:
+        """Check what is relied on, once for each sequence of operations the model and loss run."""
         num_samples = losses.shape[0]
-        for forward_pass in dict.fromkeys(use.forward_pass for use in uses):
+        for forward_pass in dict.fromkeys(use.forward_pass for use in reached.uses):
             self._independence.prove(self._model, self.tap, forward_pass, num_samples)
-        if not self._are_losses_checked and num_samples > 1:
-            for sample in (0, num_samples - 1):
-                self._check_loss(losses, sample)
+        if reached.graph not in self._proved_graphs and num_samples > 1:
+            for part in parts(num_samples):
+                self._check_losses(losses, part)
             # What is not finite proves nothing: then the next batch is checked too.
-            self._are_losses_checked = bool(losses.isfinite().all())
+            if losses.isfinite().all():
+                self._proved_graphs.add(reached.graph)
 
-    def _check_loss(self, losses: Tensor, sample: int) -> None:
-        """Check that one loss has no gradient at other samples, in any use."""
+    def _check_losses(self, losses: Tensor, part: Tensor) -> None:
+        """Check that the losses of some samples have no gradient at the others, in any use."""
 
         def receive(use: Use, saved: Sequence[Tensor], grad_y: Any) -> None:
             axes = self._axes(use, grad_y, losses.shape[0])
-            check_only_own_rows(use, as_list(grad_y), axes, sample)
+            check_only_own_rows(use, as_list(grad_y), axes, part)
 
-        self._run(losses[sample], receive, retain_graph=True)
+        self._run(losses[part.to(losses.device)], receive, retain_graph=True)
 
     def _axes(self, use: Use, grad_y: Any, num_samples: int) -> SampleAxes:
         return self._independence.of(use, num_samples, len(as_list(grad_y)))
@@ -131,6 +136,7 @@ class Clipper:
                         self._gradients.add(param, total)
 
         self._run(losses, receive, retain_graph=self._algorithm in TWO_PASSES)
+        assert all(group.is_complete for group in groups), "the backward pass missed a use"
         return groups
 
     def _fresh_groups(self, uses: list[Use]) -> list[Group]:

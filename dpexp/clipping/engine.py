@@ -1,5 +1,6 @@
 """The privacy engine: clipped sums of per-sample gradients into `.grad`, noise once a step."""
 
+import math
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -8,13 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dpexp.clipping.attach import StartTap, StopTap, check_attachable
+from dpexp.clipping.attach import (
+    StartTap,
+    StopTap,
+    check_attachable,
+    check_no_others,
+    check_unchanged,
+)
 from dpexp.clipping.clipper import TWO_PASSES, Clipper
 from dpexp.clipping.factors import FUNCTIONS
 from dpexp.clipping.gradients import OwnedGradients
 from dpexp.clipping.noise import NoiseSource, SeededNoise
+from dpexp.clipping.options import check_options, mechanism_of
 from dpexp.clipping.plan import choose_way
-from dpexp.clipping.styles import group_bound, group_names, total_bound
+from dpexp.clipping.styles import group_bound, group_names
 from dpexp.config import Algorithm, Function, Plan, Split, Style
 from dpexp.errors import ConfigError, EngineError
 from dpexp.mechanism import Mechanism
@@ -92,17 +100,16 @@ class PrivacyEngine:
         self.model = model
         self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
         check_attachable(model, optimizer, self.names, params)
-        if style != "flat" and algorithm not in ("auto", "instantiate"):
-            raise ConfigError(
-                f"algorithm={algorithm} with style={style}: its second backward pass weights each "
-                f"loss once, so it can only clip flat; use auto or instantiate"
-            )
-        if views < 1:
-            raise ConfigError(f"views={views}: a sample has at least one view")
+        check_options(
+            style=style, function=function, algorithm=algorithm, split=split, plan=plan,
+            stability=stability, workspace_mib=workspace_mib, views=views,
+        )  # fmt: skip
         self.groups = group_names(self.names.values(), style)
         numbers = (clip_norm, noise_multiplier, expected_batch_size, sampling_rate)
         if mechanism is None:
-            mechanism = _mechanism(numbers, len(self.groups), split, is_complete=optimizer is None)
+            mechanism = mechanism_of(
+                numbers, len(self.groups), split, is_complete=optimizer is None
+            )
             self._sampling_rate = sampling_rate
         elif any(number is not None for number in numbers):
             raise ConfigError("give either a mechanism or its numbers, not both")
@@ -113,6 +120,7 @@ class PrivacyEngine:
         self.num_steps = 0
         self.backward_passes = 2 if algorithm in TWO_PASSES else 1
         self._noise = _noise_source(generator)
+        self._algorithm, self._has_optimizer = algorithm, optimizer is not None
         self._gradients = OwnedGradients(self.names)
         self._clipper = Clipper(
             model,
@@ -125,6 +133,7 @@ class PrivacyEngine:
             choose=choose_way(algorithm, plan),
             # The paper's algorithms are not tiled: they need what they need.
             workspace=int(workspace_mib * _NUMBERS_PER_MIB) if algorithm == "auto" else sys.maxsize,
+            views=views,
         )
         self._hooks = [
             model.register_forward_pre_hook(StartTap(self._clipper.tap), with_kwargs=True),
@@ -150,6 +159,7 @@ class PrivacyEngine:
         """
         losses = self._per_sample_losses(losses)
         mask = _checked_mask(mask, losses)
+        check_unchanged(self.model, self.names)
         self._gradients.refuse_foreign()
         if losses.shape[0] == 0:
             self._gradients.complete()
@@ -174,7 +184,7 @@ class PrivacyEngine:
                 f"{losses.shape[0]} losses are no multiple of views={self.views}: the views of a "
                 f"sample must be adjacent, so that they can be averaged before clipping"
             )
-        return losses.view(-1, self.views).mean(1) if self.views > 1 else losses
+        return losses.reshape(-1, self.views).mean(1) if self.views > 1 else losses
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
@@ -185,6 +195,8 @@ class PrivacyEngine:
                 "optimizer.step(closure) computes gradients after the noise was added, so they "
                 "would be neither clipped nor noised; call step() without a closure"
             )
+        check_unchanged(self.model, self.names)
+        check_no_others(optimizer, self.names)
         self._gradients.refuse_foreign()
         self._gradients.complete()
         for param in self.names:
@@ -213,6 +225,11 @@ class PrivacyEngine:
         """
         from dpexp.accounting.bounds import epsilon_bounds
 
+        if not self._has_optimizer:
+            raise EngineError(
+                "this engine has no optimizer, so it neither adds noise nor sees the steps, and "
+                "has no epsilon to report; pass the optimizer"
+            )
         if self._sampling_rate is None:
             raise EngineError(
                 "epsilon depends on the sampling rate q, which this engine was not told; pass "
@@ -225,6 +242,8 @@ class PrivacyEngine:
             )
         if self.num_steps == 0:
             return 0.0
+        if self._algorithm == "nonprivate":
+            return math.inf  # nothing is clipped: noise bounds nothing
         sigma = self.mechanism.noise_multiplier
         return epsilon_bounds(sigma, self._sampling_rate, self.num_steps, delta).epsilon
 
@@ -242,27 +261,6 @@ class PrivacyEngine:
             hook.remove()
         self._hooks = []
         return self.model
-
-
-def _mechanism(
-    numbers: tuple[float | None, ...], num_groups: int, split: Split, *, is_complete: bool
-) -> Mechanism:
-    """Return the mechanism of the numbers given, one step of it; steps are counted elsewhere."""
-    clip_norm, noise_multiplier, expected_batch_size, sampling_rate = numbers
-    if clip_norm is None:
-        raise ConfigError("clip_norm is missing: the bound R on one sample's gradient")
-    if not is_complete and None in (noise_multiplier, expected_batch_size):
-        raise ConfigError(
-            "noise_multiplier and expected_batch_size are needed: the optimizer's step adds noise "
-            "of sigma R and divides by the public constant B; give both"
-        )
-    return Mechanism(
-        noise_multiplier=0.0 if noise_multiplier is None else noise_multiplier,
-        clip_norm=total_bound(clip_norm, num_groups, split),
-        sampling_rate=1.0 if sampling_rate is None else sampling_rate,
-        num_steps=1,
-        expected_batch_size=1.0 if expected_batch_size is None else expected_batch_size,
-    )
 
 
 def _checked_mask(mask: Tensor | None, losses: Tensor) -> Tensor:

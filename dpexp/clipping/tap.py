@@ -12,6 +12,7 @@ the engine means what it always did.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,14 +62,23 @@ class ForwardPass:
     Attributes:
         args: What it was called with, kept until the graph is freed.
         kwargs: Likewise.
-        uses: Name and parameters of each use, in order: what the pass is recognised by.
+        uses: Name and parameters of each use, in order.
+        calls: Name of every function that was called, in order.
         is_checkpointed: Whether parts of it are recomputed in the backward pass.
+        is_replay: Whether it is such a recomputation.
     """
 
     args: tuple
     kwargs: dict
     uses: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     is_checkpointed: bool = False
+    is_replay: bool = False
+
+    @cached_property
+    def signature(self) -> tuple[tuple, tuple[str, ...]]:
+        """What the pass is recognised by; of a pass that has ended."""
+        return tuple(self.uses), tuple(self.calls)
 
 
 @dataclass(eq=False)
@@ -141,7 +151,7 @@ class Tap(TorchFunctionMode):
     def replay(self) -> None:
         """Begin to watch what a checkpointed model recomputes in the backward pass."""
         self._expressions = self._own()
-        self.forward_pass = ForwardPass((), {})
+        self.forward_pass = ForwardPass((), {}, is_replay=True)
 
     def kind(self, leaf: Any) -> Kind:
         """Return which kind of tensor this is; anything else is a constant."""
@@ -156,6 +166,8 @@ class Tap(TorchFunctionMode):
     ) -> Any:
         """Run one call, as a use if a param meets the batch in it."""
         kwargs = kwargs or {}
+        if self.forward_pass is not None:
+            self.forward_pass.calls.append(getattr(func, "__name__", ""))
         kinds = {self.kind(t) for t in _tensors((args, kwargs))}
         is_differentiable = "param" in kinds and torch.is_grad_enabled()
         if is_differentiable and func in SHAPE_ONLY:
@@ -230,6 +242,11 @@ class Tap(TorchFunctionMode):
         )
         self.forward_pass.uses.append((operation.name, tuple(names)))
         outputs = _Tapped.apply(self.anchor, self, use, *inputs, *params)
+        if any(t.is_complex() for t in _tensors((inputs, params, outputs))):
+            raise UncoveredParameterError(
+                f"{use.label} computes with complex numbers, of which per-sample gradients are not "
+                f"known. Split them into real and imaginary parts, or freeze the parameters"
+            )
         for output in _tensors(outputs):
             setattr(output, _BATCH_MARK, True)
         if self.observer is not None:

@@ -188,7 +188,7 @@ def test_a_loss_that_mixes_samples_is_refused(name):
 def test_the_check_of_the_losses_waits_for_a_finite_batch():
     model = network()
     engine = PrivacyEngine(model, clip_norm=1.0)
-    engine.backward(weighted_outputs(model(images(4) * torch.inf)))
+    engine.backward(weighted_outputs(model(images(4) * torch.inf)).cumsum(0))
     with pytest.raises(CrossSampleError, match="the loss of one sample"):
         engine.backward(weighted_outputs(model(images(4))).cumsum(0))
 

@@ -71,7 +71,7 @@ def test_a_case_meets_the_operations_it_is_for(name):
     engine = PrivacyEngine(model, clip_norm=1.0)
     losses = weighted_outputs(model(case.samples(NUM_SAMPLES)))
     names = {p: n for n, p in model.named_parameters() if p.requires_grad}
-    uses = uses_reached(losses, names)
+    uses = uses_reached(losses, names).uses
     found = " ".join(use.operation.name for use in uses)
     assert found + " general" * isinstance(uses[0].operation, General) == case.uses
     assert {p for use in uses for e in use.expressions for p in e.params} == set(names)

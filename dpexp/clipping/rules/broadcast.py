@@ -82,7 +82,8 @@ def sum_to_param(grads: Tensor, shape: torch.Size, axes: SampleAxes) -> Tensor:
     axis = axes.outputs[0]
     sizes = [1] * (grads.ndim - len(shape)) + list(shape)
     split = split_samples(grads, axis, axes.num_samples)  # (n, k, the other axes in order)
-    del sizes[axis]
+    if sizes.pop(axis) != 1 and axes.num_samples > 1:
+        axes.require_first("an elementwise operation with a parameter spread over the samples")
     repeated = [i + 2 for i, size in enumerate(sizes) if size == 1]
     total = split.sum([1, *repeated], dtype=accumulation_dtype(grads))
     return total.reshape(axes.num_samples, *shape)

@@ -50,6 +50,7 @@ class Concatenation:
     def param_grads(
         self, saved: Sequence[Tensor], grad_y: Tensor, axes: SampleAxes, choose: ChooseWay
     ) -> Sequence[PerSampleGrad]:
+        axes.require_first(self.name)
         return [Aligned(axes.split_output(piece)) for piece in self._pieces(grad_y, "param")]
 
 

@@ -221,6 +221,7 @@ class Convolution:
     def param_grads(
         self, saved: Sequence[Tensor], grad_y: Tensor, axes: SampleAxes, choose: ChooseWay
     ) -> Sequence[PerSampleGrad]:
+        axes.require_first(self.name)
         x, weight = saved
         n = axes.num_samples
         grads: list[PerSampleGrad] = []

@@ -107,5 +107,7 @@ def matrix_product(left: Tensor, right: Tensor) -> Tensor:
 
 def is_linear_map(args: tuple, kind: Callable[[Any], Kind]) -> bool:
     """Return whether a matrix product is of the batch with a two-dimensional parameter."""
+    if len(args) != 2:
+        return False
     left, right = args
     return kind(left) == "batch" and kind(right) == "param" and right.ndim == 2 <= left.ndim

@@ -111,6 +111,7 @@ class GroupNorm:
     def param_grads(
         self, saved: Sequence[Tensor], grad_y: Tensor, axes: SampleAxes, choose: ChooseWay
     ) -> Sequence[PerSampleGrad]:
+        axes.require_first(self.name)
         x, mean, rstd, _ = saved
         rows, channels, _ = _sizes(x)
         dtype = accumulation_dtype(x)

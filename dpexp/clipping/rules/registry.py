@@ -16,6 +16,7 @@ from dpexp.clipping.rules.general import bind_general
 from dpexp.clipping.rules.linear import bind_linear
 from dpexp.clipping.rules.normalization import bind_group_norm, bind_layer_norm
 from dpexp.clipping.rules.rule import Bind, Bound, Kind
+from dpexp.errors import UncoveredParameterError
 
 BINDS: dict[Callable, Bind] = {
     F.linear: bind_linear,
@@ -36,6 +37,9 @@ DECOMPOSITIONS: dict[Callable, Callable] = {
     F.batch_norm: decompose.batch_norm,
     F.rms_norm: decompose.rms_norm,
 }
+
+# One call over all time steps, whose initial state is of the batch without coming from it.
+RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 MATRIX_PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 
@@ -88,6 +92,11 @@ def decomposition(func: Callable, args: tuple, kind: Callable[[Any], Kind]) -> C
 
 def bind(func: Callable, args: tuple, kwargs: dict, kind: Callable[[Any], Kind]) -> Bound:
     """Take a call of the batch and parameters apart, by its own rule or the general one."""
+    if getattr(func, "__name__", "") in RECURRENT:
+        raise UncoveredParameterError(
+            f"the fused recurrent operation {func.__name__!r} gives no per-sample gradients of its "
+            f"parameters. Write the recurrence step by step, with nn.Linear, or freeze the layer"
+        )
     bound = BINDS[func](func, args, kwargs, kind) if func in BINDS else None
     return bound or bind_general(func, args, kwargs, kind)
 

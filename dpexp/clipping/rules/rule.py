@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpexp.clipping.per_sample import PerSampleGrad
 from dpexp.clipping.plan import ChooseWay
+from dpexp.errors import CrossSampleError
 
 Kind = Literal["param", "batch", "constant"]
 
@@ -39,6 +40,20 @@ class SampleAxes:
     def split_output(self, tensor: Tensor) -> Tensor:
         """Return the only output, or its gradient, as (n, k, ...)."""
         return split_samples(tensor, self.outputs[0], self.num_samples)
+
+    def require_first(self, name: str) -> None:
+        """Refuse samples along another axis than the first.
+
+        Raises:
+            CrossSampleError: If there are.
+        """
+        elsewhere = [axis for axis in (*self.inputs, *self.outputs) if axis]
+        if elsewhere:
+            raise CrossSampleError(
+                f"{name} was called with the samples along axis {elsewhere[0]}, where its "
+                f"parameters' gradients cannot be told apart by sample. Put the samples on the "
+                f"first axis before it, or freeze its parameters"
+            )
 
 
 def split_samples(tensor: Tensor, axis: int, num_samples: int) -> Tensor:
