@@ -229,6 +229,12 @@ def _privacy_problems(config: TrainConfig) -> list[str]:
             )
     elif config.eps is None and config.dp:
         problems.append("eps=null: give a target eps, or a noise_multiplier in its place")
+    has_noise = config.eps != math.inf if config.noise_multiplier is None else True
+    if config.dp and has_noise and config.clipping.algorithm == "nonprivate":
+        problems.append(
+            "clipping.algorithm=nonprivate: nothing is clipped, so noise bounds no sample's share "
+            "and any epsilon would be false; use dp=off for ordinary training, or eps=inf"
+        )
     if config.noise.secure and config.protocol == "published":
         problems.append(
             "noise.secure=true with protocol=published: shuffled batches carry no guarantee that "
