@@ -229,7 +229,8 @@ def _privacy_problems(config: TrainConfig) -> list[str]:
             )
     elif config.eps is None and config.dp:
         problems.append("eps=null: give a target eps, or a noise_multiplier in its place")
-    has_noise = config.eps != math.inf if config.noise_multiplier is None else True
+    sigma = config.noise_multiplier
+    has_noise = config.eps != math.inf if sigma is None else sigma != 0
     if config.dp and has_noise and config.clipping.algorithm == "nonprivate":
         problems.append(
             "clipping.algorithm=nonprivate: nothing is clipped, so noise bounds no sample's share "

@@ -19,4 +19,5 @@ def test_no_epsilon_is_promised_where_nothing_is_clipped(noise):
 def test_without_noise_nothing_need_be_clipped():
     clipping = ClippingConfig(algorithm="nonprivate")
     check(TrainConfig(clipping=clipping, eps=math.inf))
+    check(TrainConfig(clipping=clipping, eps=None, noise_multiplier=0.0))
     check(TrainConfig(clipping=clipping, dp=False))
