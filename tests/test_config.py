@@ -11,7 +11,7 @@ from dpexp.errors import ConfigError
 @pytest.mark.parametrize("noise", [{"eps": 4.0}, {"eps": None, "noise_multiplier": 1.0}])
 def test_no_epsilon_is_promised_where_nothing_is_clipped(noise):
     clipping = ClippingConfig(algorithm="nonprivate")
-    with pytest.raises(ConfigError, match="clipping.algorithm=nonprivate: nothing is clipped"):
+    with pytest.raises(ConfigError, match=r"clipping.algorithm=nonprivate: nothing is clipped"):
         check(TrainConfig(clipping=clipping, **noise))
     check(TrainConfig(**noise))
 
