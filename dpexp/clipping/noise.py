@@ -18,7 +18,7 @@ class NoiseSource(Protocol):
 
 
 class SeededNoise:
-    """Pseudo-random noise: reproducible, so known to whoever knows the seed. Not for release."""
+    """Noise of a torch generator: known to whoever knows its seed. Not for release."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -29,6 +29,28 @@ class SeededNoise:
             like.shape, generator=self.generator, device=self.generator.device, dtype=_wide(like)
         )
         return noise.to(like.device)
+
+
+class StepNoise:
+    """Pseudo-random noise of which every step's draw follows from a 64-bit seed of its own.
+
+    Not torch's generator: on the CPU it keeps 32 bits of a seed, and in a long run two of 2^32
+    would meet, so that one draw would hide two different gradients.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Start with the step of this seed."""
+        self.start(seed)
+
+    def start(self, seed: int) -> None:
+        """Draw what follows from `seed` from here on."""
+        self._generator = np.random.Generator(np.random.Philox(seed))
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Return noise drawn on the CPU, so that it is the same for any device."""
+        dtype = np.float64 if like.dtype == torch.float64 else np.float32
+        drawn = self._generator.standard_normal(like.numel(), dtype)
+        return torch.from_numpy(drawn).view(like.shape).to(like.device)
 
 
 class SecureNoise:

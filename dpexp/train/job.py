@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from dpexp.clipping.engine import PrivacyEngine
-from dpexp.clipping.noise import NoiseSource, SecureNoise, SeededNoise
+from dpexp.clipping.noise import SecureNoise, StepNoise
 from dpexp.clipping.styles import group_names, total_bound
 from dpexp.config import TrainConfig
 from dpexp.data.splits import Split, Splits, load, num_classes
@@ -41,7 +41,7 @@ class Job:
         device: Where the model is.
         optimizer: Over the trainable parameters.
         engine: None for ordinary training.
-        generator: Draws the noise when it is seeded.
+        noise: Draws the noise and nothing else.
         micro_batch: Samples held in memory at once.
         seconds_a_sample: Rough cost of one sample's forward and backward pass, in seconds.
     """
@@ -53,7 +53,7 @@ class Job:
     device: torch.device
     optimizer: Optimizer
     engine: PrivacyEngine | None
-    generator: torch.Generator
+    noise: StepNoise | SecureNoise
     micro_batch: int
     seconds_a_sample: float
 
@@ -78,7 +78,8 @@ class Job:
 
     def seed_noise(self, step: int) -> None:
         """Make the noise of a step follow from (seed, step) alone; without effect when secure."""
-        self.generator.manual_seed(derive_seed(self.config.seed, "noise", step))
+        if isinstance(self.noise, StepNoise):
+            self.noise.start(derive_seed(self.config.seed, "noise", step))
 
 
 def autocast_of(precision: str, device: torch.device) -> AbstractContextManager:
@@ -110,8 +111,7 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
     optimizer = build_optimizer(
         config.optimizer, (p for p in model.parameters() if p.requires_grad)
     )
-    generator = torch.Generator()
-    noise: NoiseSource = SecureNoise() if config.noise.secure else SeededNoise(generator)
+    noise = SecureNoise() if config.noise.secure else StepNoise(config.seed)
     needed, seconds = cost_of_one(model, splits, device)
     chosen = max(1, min(_MOST_SAMPLES, int(_ACTIVATION_BYTES / max(1, needed))))
     job = Job(
@@ -122,7 +122,7 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
         device=device,
         optimizer=optimizer,
         engine=_engine(config, model, optimizer, deal, noise),
-        generator=generator,
+        noise=noise,
         micro_batch=config.micro_batch or chosen,
         seconds_a_sample=seconds,
     )
@@ -180,7 +180,11 @@ def sensitivity_of(model: nn.Module, config: TrainConfig) -> float:
 
 
 def _engine(
-    config: TrainConfig, model: nn.Module, optimizer: Optimizer, deal: Deal, noise: NoiseSource
+    config: TrainConfig,
+    model: nn.Module,
+    optimizer: Optimizer,
+    deal: Deal,
+    noise: StepNoise | SecureNoise,
 ) -> PrivacyEngine | None:
     if deal.mechanism is None:
         return None

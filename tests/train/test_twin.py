@@ -33,10 +33,11 @@ def by_hand(config, *, batch, sigma, bound, private=True):
             grads = torch.autograd.grad(loss, list(params.values()))
             grads = clipped(grads, bound) if private else grads
             total = [t + g for t, g in zip(total, grads, strict=True)]
-        generator = torch.Generator().manual_seed(derive_seed(config.seed, "noise", step))
+        generator = np.random.Generator(np.random.Philox(derive_seed(config.seed, "noise", step)))
         with torch.no_grad():
             for param, t in zip(params.values(), total, strict=True):
-                noise = torch.randn(param.shape, generator=generator) * sigma * bound
+                drawn = generator.standard_normal(param.numel(), np.float32)
+                noise = torch.from_numpy(drawn).view(param.shape) * sigma * bound
                 param -= LR * (t + noise) / batch
     return {name: p.detach() for name, p in params.items()}, sizes
 
