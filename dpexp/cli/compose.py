@@ -19,6 +19,12 @@ GROUPS = (*SECTION_GROUPS, "experiment")
 EXCLUSIVE = {"eps": "noise_multiplier", "epochs": "steps"}
 
 # What a resumed run may change: nothing that enters the mathematics.
+# Why a key may not change.
+_FIXED = {
+    "train": "would change what the run computes, and so the epsilon it promised",
+    "eval": "changes nothing about measuring saved weights",
+}
+EVAL_KEYS = ("dataset", "device", "evaluate_samples", "micro_batch", "model", "output", "precision")
 RESUME_KEYS = ("device", "micro_batch", "output", "wandb")
 
 
@@ -94,8 +100,8 @@ def changes(
     overrides = sort_words(words, keys=KEYS, groups=groups, command=command)
     asked = {**overrides.choices, **overrides.values}
     fixed = [
-        f"{key}={text}: would change what the run computes, and so the epsilon it promised; on "
-        f"resume only {', '.join(only)} may change; leave it out, or start a new run"
+        f"{key}={text}: {_FIXED[command]}; only {', '.join(only)} may change here; leave it out, "
+        f"or start a new run"
         for key, text in asked.items()
         if only is not None and key not in only and key.split(".")[0] not in only
     ]

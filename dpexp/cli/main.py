@@ -156,9 +156,9 @@ def _eval(words: Words) -> int:
             f"{target}: no such folder or file; give a run folder, or a checkpoint such as "
             f"<run>/checkpoints/model.pt"
         )
-    from dpexp.cli.compose import changes
+    from dpexp.cli.compose import EVAL_KEYS, changes
 
-    overrides = changes(rest, command="eval", config_dir=words.config_dir)
+    overrides = changes(rest, command="eval", only=EVAL_KEYS, config_dir=words.config_dir)
     from dpexp.train import saved
 
     saved.evaluate_saved(Path(target), overrides)

@@ -18,6 +18,7 @@ from dpexp.clipping.rules.general import as_list
 from dpexp.clipping.rules.rule import SampleAxes
 from dpexp.clipping.tap import Expression, Receiver, Tap, Use
 from dpexp.config import Algorithm
+from dpexp.errors import UncoveredParameterError
 
 TWO_PASSES = ("mixed_ghost", "ghost", "fastgradclip")
 
@@ -83,6 +84,12 @@ class Clipper:
         reached = uses_reached(losses, self.tap.names)
         self._prove(losses, reached)
         uses = reached.uses
+        if not uses:
+            raise UncoveredParameterError(
+                "no trainable parameter of the model reaches these losses, so the step would be "
+                "noise alone: they come from another model, or from outputs computed before the "
+                "engine was there. Compute them from model(...) anew"
+            )
         if self._algorithm == "nonprivate":
             self._plain_backward(losses, mask.to(losses.dtype))
             norms = torch.full_like(losses, torch.nan).detach()

@@ -17,6 +17,7 @@ NOT_COVERED = (
     "choosing hyperparameters or checkpoints by looking at this data",
     "training statistics in logs, all under unsafe/",
     "attacks on floating-point rounding or on timing",
+    "other samples about the same person",
 )
 
 
@@ -49,6 +50,14 @@ class Deal:
     spent: SpentTable | None
     guarantee: str
     reason: str
+
+    @property
+    def adjacency(self) -> str:
+        """Which two data sets the bound compares."""
+        if self.mechanism is not None and self.mechanism.sampler == "shuffle":
+            # Taking one out for real would move others between batches of a fixed size.
+            return "replace one sample by an empty one"
+        return "add or remove one sample"
 
     def epsilon_after(self, num_steps: int) -> float:
         """Return an upper bound on the epsilon of the first `num_steps` steps, of what was done.
@@ -112,7 +121,10 @@ def _guarantee(config: TrainConfig, sigma: float) -> tuple[str, str]:
     if sigma == 0:
         return "none", "no noise was added"
     if config.protocol == "published":
-        return "none", "shuffled batches, accounted as if Poisson by a central-limit approximation"
+        return (
+            "none",
+            "sigma was chosen by a central-limit approximation, as if batches were Poisson",
+        )
     if config.noise.secure:
         return "valid", "noise and sampling drawn from the operating system"
     return "seeded", "noise and sampling follow from a seed: for research, not for release"
@@ -136,7 +148,7 @@ def privacy_document(deal: Deal, config: TrainConfig, steps_done: int) -> dict[s
         "sampler": mechanism.sampler if mechanism else "poisson",
         "noise_multiplier": mechanism.noise_multiplier if mechanism else 0.0,
         "clip_norm": mechanism.clip_norm if mechanism else None,
-        "adjacency": "add or remove one sample",
+        "adjacency": deal.adjacency,
         "unit": "one training sample",
         "accountants": {
             "prv": f"prv-accountant {version('prv-accountant')}, upper bound",

@@ -7,11 +7,12 @@ from dpexp.train.optimization import lr_factor
 def describe(job: Job) -> list[str]:
     """Return the deal of a run in lines, for people."""
     config, built, deal = job.config, job.built, job.deal
-    share = built.num_trainable / built.num_params
     lines = [
         f"model     {built.name}: {built.num_params:,} parameters, {built.num_trainable:,} "
-        f"trainable ({share:.0%}), {built.num_params - built.num_trainable:,} frozen; weights: "
-        f"{built.weights}" + f", seed {config.seed}" * (built.weights == "random"),
+        f"trainable ({_percent(built.num_trainable / built.num_params)}), "
+        f"{built.num_params - built.num_trainable:,} frozen; weights: {built.weights}"
+        + f", seed {config.seed}"
+        * (built.weights == "random"),
         *(f"          {note}" for note in built.notes),
         f"data      {config.dataset.name}: N = {deal.num_train:,} training"
         + (f", {len(job.splits.validation):,} validation" if job.splits.validation else "")
@@ -46,14 +47,14 @@ def _test_lines(job: Job) -> list[str]:
     if len(job.test) == len(job.splits.test):
         return []
     return [
-        f"          a fixed part of {len(job.test)} test images is evaluated: the run is short; "
-        f"evaluate_samples={len(job.splits.test)} for all"
+        f"          a fixed part of {len(job.test)} test images is evaluated"
+        + ("" if job.config.evaluate_samples else ": the run is short")
+        + f"; evaluate_samples={len(job.splits.test)} for all"
     ]
 
 
 def _privacy_lines(job: Job) -> list[str]:
-    config, deal = job.config, job.deal
-    mechanism = deal.mechanism
+    config, deal, mechanism = job.config, job.deal, job.deal.mechanism
     if mechanism is None:
         return ["privacy   none: dp=off, ordinary training on the same batches and steps"]
     clipping = config.clipping
@@ -64,24 +65,36 @@ def _privacy_lines(job: Job) -> list[str]:
         f"clipping  {clipping.style} {clipping.function}, {shared}, algorithm {clipping.algorithm}"
     ]
     if mechanism.noise_multiplier == 0:
-        return [*lines, "privacy   none: eps=inf, gradients are clipped but no noise is added"]
+        what = "neither clipped nor noised" if clipping.algorithm == "nonprivate" else "not noised"
+        return [*lines, f"privacy   none: gradients are {what}"]
     epsilon, bounds = deal.epsilon_after(deal.num_steps), deal.bounds
     assert bounds is not None
     target = f" (target {deal.target_epsilon:g})" if deal.target_epsilon else ""
+    noise = f"at delta {deal.delta:g}, sigma = {mechanism.noise_multiplier:.4f}"
+    if config.protocol == "published":
+        head = [
+            f"privacy   NO GUARANTEE; the papers' protocol would state epsilon {bounds.gdp:.4g} "
+            f"{noise}",
+            f"          epsilon <= {bounds.epsilon:.4g} had the batches been Poisson draws",
+            f"          epsilon <= {epsilon:.4g} for the shuffled batches of this run, without "
+            f"amplification; neighbours {deal.adjacency}",
+        ]
+    else:
+        head = [
+            f"privacy   epsilon <= {epsilon:.4g}{target} {noise}; poisson batches; {deal.adjacency}"
+        ]
     lines += [
-        f"privacy   epsilon <= {epsilon:.4g}{target} at delta {deal.delta:g}, sigma = "
-        f"{mechanism.noise_multiplier:.4f}; {mechanism.sampler} batches; add/remove one sample",
+        *head,
         f"          accountants: PRV {_number(bounds.prv)}, PLD {_number(bounds.pld)}, "
         f"RDP {bounds.rdp:.4g}; central limit (no bound) {bounds.gdp:.4g}",
         *(f"          {note}" for note in bounds.notes),
         f"          guarantee: {deal.guarantee} ({deal.reason})",
     ]
-    if config.protocol == "published":
-        lines.append(
-            f"          NOT A GUARANTEE: published as {bounds.gdp:.4g}; {bounds.epsilon:.4g} had "
-            f"sampling been Poisson; {epsilon:.4g} for shuffled batches, without amplification"
-        )
     return lines
+
+
+def _percent(share: float) -> str:
+    return "100%" if share == 1 else f"{100 * share:.3g}%"
 
 
 def _number(value: float | None) -> str:

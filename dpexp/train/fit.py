@@ -77,6 +77,11 @@ class Outcome:
     validation: Evaluation | None
     step_seconds: float | None
 
+    def named(self) -> dict[str, Any]:
+        """Return the measures of the last evaluations as test/<name> and val/<name>."""
+        test = self.test.named("test") if self.test else {}
+        return test | (self.validation.named("val") if self.validation else {})
+
     @property
     def reliability(self) -> Reliability | None:
         """The bins of the test set."""
@@ -96,6 +101,7 @@ def fit(
     save_every = job.config.checkpoint_every or max(1, math.ceil(num_steps / 10))
     seconds: list[float] = []
     accuracy, has_diverged, done = None, False, first_step
+    metrics: dict[str, Any] = {"privacy/epsilon": job.deal.epsilon_after(first_step)}
     devices = [job.device] if job.device.type == "cuda" else []
     with StopRequest().listening() as stop, torch.random.fork_rng(devices):
         for step in range(first_step, num_steps):
@@ -110,9 +116,10 @@ def fit(
                     found = _evaluate(job, held_out, stop)
                     metrics |= found.named(place)
                     accuracy, has_diverged = found.metrics["accuracy"], found.has_diverged
-            folder.log_metrics(done, metrics)
-            mirror.log(done, metrics)
             progress(done, num_steps, metrics["privacy/epsilon"], accuracy)
+            if done < num_steps:  # the last step's line waits for the last evaluation
+                folder.log_metrics(done, metrics)
+                mirror.log(done, metrics)
             if stop.is_set or has_diverged or done % save_every == 0 or done == num_steps:
                 save_checkpoint(folder, job.model, job.optimizer, done)
                 folder.set_status("running", step=done, steps=num_steps)
@@ -121,9 +128,14 @@ def fit(
             if stop.is_set and done < num_steps:
                 return Outcome("interrupted", done, None, None, _median(seconds))
         try:
-            return _finish(job, done, has_diverged, seconds, stop)
+            outcome = _finish(job, done, has_diverged, seconds, stop)
         except EvaluationStopped:
             return Outcome("interrupted", done, None, None, _median(seconds))
+        if done == num_steps and _last_logged(folder) < done:
+            metrics = {**metrics, **outcome.named()}
+            folder.log_metrics(done, metrics)
+            mirror.log(done, metrics)
+        return outcome
 
 
 def _step(job: Job, step: int) -> StepStats:
@@ -172,6 +184,12 @@ def _step_metrics(job: Job, stats: StepStats, done: int, seconds: float) -> dict
         metrics["unsafe/clipped_fraction"] = float(above.float().mean())
         metrics["unsafe/nonfinite_samples"] = int((~torch.isfinite(norms)).sum())
     return metrics
+
+
+def _last_logged(folder: RunFolder) -> int:
+    """Return the last step in the record; 0 if there is none."""
+    rows = folder.read_metrics()
+    return rows[-1]["step"] if rows else 0
 
 
 def _held_out(job: Job) -> tuple[Split, str]:

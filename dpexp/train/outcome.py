@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from dpexp.errors import RunFailedError, RunFolderError
 from dpexp.metrics.diagram import save_reliability_diagram
 from dpexp.record.folder import RunFolder
-from dpexp.train.console import say
 from dpexp.train.evaluate import Evaluation
 
 
@@ -44,10 +43,10 @@ def write_reliability(folder: RunFolder, found: Evaluation, *, title: str, subti
     )
 
 
-def say_measures(found: Evaluation) -> None:
-    """Show what was measured on the test set, in one line."""
+def measures(found: Evaluation) -> str:
+    """Return what was measured on the test set, in one line."""
     values = {k: _number(v) for k, v in found.metrics.items()}
-    say(
+    return (
         f"test      accuracy {values['accuracy']}, ECE {values['ece']}, MCE {values['mce']}, "
         f"NLL {values['nll_nats']} nats, Brier {values['brier']}"
     )

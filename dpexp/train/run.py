@@ -1,5 +1,6 @@
 """A run from configuration to summary, and going on with one that stopped."""
 
+import math
 import resource
 import shlex
 import sys
@@ -21,7 +22,7 @@ from dpexp.train.deal import privacy_document
 from dpexp.train.describe import describe, duration
 from dpexp.train.fit import Outcome, fit
 from dpexp.train.job import Job, prepare
-from dpexp.train.outcome import recorded, say_measures, write_reliability
+from dpexp.train.outcome import measures, recorded, write_reliability
 from dpexp.train.saved import saved_config, with_overrides
 
 
@@ -78,7 +79,7 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
 def _train(job: Job, folder: RunFolder, *, first_step: int) -> dict[str, Any]:
     """Run the loop in `folder` and write down how it ended, however it ends."""
     # What was recorded before this session is counted in.
-    earlier = sum(row["time/step_seconds"] for row in folder.read_metrics())
+    earlier = sum(row.get("time/step_seconds", 0) for row in folder.read_metrics())
     start = time.perf_counter() - earlier
     with recorded(folder):
         for line in describe(job):
@@ -136,8 +137,7 @@ def _write_outcome(
         "model/num_params": job.built.num_params,
         "model/num_trainable": job.built.num_trainable,
     }
-    for place, found in (("test", outcome.test), ("val", outcome.validation)):
-        summary |= found.named(place) if found else {}
+    summary |= outcome.named()
     if outcome.test is not None:
         epsilon = summary["privacy/epsilon"]
         subtitle = f"epsilon = {epsilon:.3g} at delta = {deal.delta:g}, {deal.num_steps:,} steps"
@@ -168,7 +168,11 @@ def _conclude(
     quoted = shlex.quote(str(folder.path))
     if outcome.state == "interrupted":
         folder.set_status("interrupted", step=outcome.steps_done)
-        say(f"stopped   after step {outcome.steps_done:,} of {job.deal.num_steps:,}; go on with")
+        stopped = (
+            f"stopped   after step {outcome.steps_done:,} of {job.deal.num_steps:,}; go on with"
+        )
+        say(stopped)
+        folder.log(stopped)
         say(f"          dpexp train resume={quoted}")
         raise KeyboardInterrupt
     if outcome.state == "diverged":
@@ -180,14 +184,16 @@ def _conclude(
         raise RunFailedError(message)
     assert outcome.test is not None
     folder.set_status("done", step=outcome.steps_done)
-    say_measures(outcome.test)
     epsilon = summary["privacy/epsilon"]
-    say(
-        f"privacy   epsilon <= {epsilon:.4g} at delta {job.deal.delta:g}, guarantee: "
-        f"{job.deal.guarantee} ({job.deal.reason})"
-    )
+    bound = f"epsilon <= {epsilon:.4g} at delta {job.deal.delta:g}, " * (epsilon < math.inf)
     peak, seconds = summary["memory/peak_gib"], summary["time/total_seconds"]
-    say(f"cost      {duration(seconds)}, peak memory {peak:.2f} GiB")
+    for line in (
+        measures(outcome.test),
+        f"privacy   {bound}guarantee: {job.deal.guarantee} ({job.deal.reason})",
+        f"cost      {duration(seconds)}, peak memory {peak:.2f} GiB",
+    ):
+        say(line)
+        folder.log(line)
     say(f"folder    {folder.path}")
     say(f"next      dpexp eval {quoted}")
     return summary

@@ -13,7 +13,7 @@ from dpexp.schema import from_dict, to_dict
 from dpexp.train.console import say
 from dpexp.train.evaluate import evaluate, some_of
 from dpexp.train.job import autocast_of, load_model_and_data, pick_device
-from dpexp.train.outcome import recorded, say_measures, write_reliability
+from dpexp.train.outcome import measures, recorded, write_reliability
 
 
 def evaluate_saved(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def evaluate_saved(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         summary = found.named("test")
         folder.write_summary(summary)
         folder.set_status("done", step=0, steps=0)
-        say_measures(found)
+        say(measures(found))
         say(f"folder    {folder.path}")
     return summary
 

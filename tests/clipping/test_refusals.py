@@ -245,3 +245,10 @@ def test_a_closure_is_refused(attached, call):
     with pytest.raises(EngineError, match="without a closure"):
         call(optimizer, lambda: 0.0)
     assert engine.num_steps == 0
+
+
+def test_losses_of_another_model_are_refused():
+    model, other = nn.Linear(4, 3), nn.Linear(4, 3)
+    engine = PrivacyEngine(model, clip_norm=1.0)
+    with pytest.raises(UncoveredParameterError, match="no trainable parameter of the model"):
+        engine.backward(other(torch.randn(2, 4)).sum(1))

@@ -51,8 +51,10 @@ def test_published_protocol_gives_three_numbers_and_no_guarantee(tmp_path, capsy
     assert published < poisson < shuffled
     assert privacy["epsilon"] == shuffled
     out = capsys.readouterr().out
-    assert f"NOT A GUARANTEE: published as {published:.4g}; {poisson:.4g} had" in out
-    assert f"{shuffled:.4g} for shuffled batches" in out
+    assert f"NO GUARANTEE; the papers' protocol would state epsilon {published:.4g} at" in out
+    assert f"epsilon <= {poisson:.4g} had the batches been Poisson draws" in out
+    assert f"epsilon <= {shuffled:.4g} for the shuffled batches" in out
+    assert privacy["adjacency"] == "replace one sample by an empty one"
     assert document(folder, "summary")["privacy/guarantee"] == "none"
 
 

@@ -92,7 +92,9 @@ def test_micro_batches_change_nothing_beyond_rounding(short, tmp_path, size):
 
 def test_watching_a_run_changes_nothing(short, tmp_path):
     watched = train(tmp_path, "evaluate_every=1", "checkpoint_every=1")
-    assert [row["step"] for row in metrics(watched) if "test/accuracy" in row] == [1, 2]
+    assert [row["step"] for row in metrics(watched) if "test/accuracy" in row] == [1, 2, 3]
+    last, summary = metrics(watched)[-1], document(watched, "summary")
+    assert last["test/nll_nats"] == summary["test/nll_nats"]
     assert is_same(weights(watched), weights(short))
 
 
@@ -101,9 +103,11 @@ def test_validation_is_watched_in_place_of_the_test_set(tmp_path):
     folder = train(tmp_path, "evaluate_every=1", "dataset.validation=0.5", *ordinary)
     assert document(folder, "privacy")["num_train"] == 719
     assert document(folder, "summary")["val/num_samples"] == 719
-    keys = {key for row in metrics(folder) for key in row}
+    *watched, last = metrics(folder)
+    keys = {key for row in watched for key in row}
     assert "val/accuracy" in keys
     assert "test/accuracy" not in keys
+    assert {"val/accuracy", "test/accuracy"} <= last.keys()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,7 @@ def test_a_run_says_its_deal_its_outcome_and_the_next_command(tmp_path, capsys):
         "2,730 parameters, 2,730 trainable (100%), 0 frozen; weights: random, seed 0",
         "N = 1,438 training, 359 test images",
         "K = 3 of expected batch B = 64",
-        "sigma = 1.0000; poisson batches; add/remove one sample",
+        "sigma = 1.0000; poisson batches; add or remove one sample",
         "guarantee: seeded",
         f"dpexp eval {folder}",
     ):

@@ -74,8 +74,8 @@ def batch_norm(
     if training:
         raise CrossSampleError(
             "batch normalisation takes its mean and variance over the batch, so one sample's "
-            "gradient depends on the others and cannot be clipped alone. Use model.norm=groupnorm, "
-            "or keep the layer in eval mode"
+            "gradient depends on the others and cannot be clipped alone. Put GroupNorm in its "
+            "place (model.norm=groupnorm on the command line), or keep the layer in eval mode"
         )
     normalised = F.batch_norm(input, running_mean, running_var, None, None, False, momentum, eps)
     return _scale_and_shift(normalised, weight, bias)
