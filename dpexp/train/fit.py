@@ -68,7 +68,7 @@ class Outcome:
         steps_done: Steps taken, over all resumptions.
         test: The last evaluation on the test set; None if the run was interrupted.
         validation: Likewise, where there is a validation set.
-        step_seconds: Median over this session's steps; None if it took none.
+        step_seconds: Median since the run was started or resumed; None without a step.
     """
 
     state: str

@@ -78,7 +78,7 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _train(job: Job, folder: RunFolder, *, first_step: int) -> dict[str, Any]:
     """Run the loop in `folder` and write down how it ended, however it ends."""
-    # What was recorded before this session is counted in.
+    # What was recorded before a stop is counted in.
     earlier = sum(row.get("time/step_seconds", 0) for row in folder.read_metrics())
     start = time.perf_counter() - earlier
     with recorded(folder):
