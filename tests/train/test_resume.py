@@ -191,9 +191,10 @@ def test_a_folder_that_is_no_runs_is_refused(tmp_path, capsys):
 
 
 def test_the_second_ctrl_c_does_not_wait():
+    before = signal.getsignal(signal.SIGINT)
     with StopRequest().listening() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
