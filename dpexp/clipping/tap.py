@@ -64,7 +64,6 @@ class ForwardPass:
         kwargs: Likewise.
         uses: Name and parameters of each use, in order.
         calls: Name of every function that was called, in order.
-        is_checkpointed: Whether parts of it are recomputed in the backward pass.
         is_replay: Whether it is such a recomputation.
     """
 
@@ -72,7 +71,6 @@ class ForwardPass:
     kwargs: dict
     uses: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
-    is_checkpointed: bool = False
     is_replay: bool = False
 
     @cached_property
@@ -308,9 +306,6 @@ class _Tapped(torch.autograd.Function):
         outputs, use.spec = pytree.tree_flatten(result)
         ctx.tap, ctx.use = tap, use
         ctx.save_for_backward(*saved)
-        # Checkpointing packs what is saved; to unpack it, it runs the forward again.
-        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-            use.forward_pass.is_checkpointed = True
         ctx.is_differentiable = [isinstance(y, Tensor) and y.is_floating_point() for y in outputs]
         pairs = zip(outputs, ctx.is_differentiable, strict=True)
         ctx.mark_non_differentiable(*(y for y, d in pairs if isinstance(y, Tensor) and not d))

@@ -39,8 +39,13 @@ def test_prv_upper_bound_is_just_above_pld(sigma, q, steps):
 
 def exact_delta_of_one_step(sigma, q, epsilon):
     """Hockey-stick divergence of one subsampled step, by quadrature over both directions."""
-    mixture = lambda x: (1 - q) * stats.norm.pdf(x, 0, sigma) + q * stats.norm.pdf(x, 1, sigma)  # noqa: E731
-    without = lambda x: stats.norm.pdf(x, 0, sigma)  # noqa: E731
+
+    def without(x):
+        return stats.norm.pdf(x, 0, sigma)
+
+    def mixture(x):
+        return (1 - q) * without(x) + q * stats.norm.pdf(x, 1, sigma)
+
     width = (-12 * sigma, 1 + 12 * sigma)
     excess = [
         integrate.quad(
