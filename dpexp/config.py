@@ -17,7 +17,7 @@ Algorithm = Literal["auto", "mixed_ghost", "ghost", "fastgradclip", "instantiate
 Function = Literal["abadi", "global", "autos", "autov", "psac"]
 Style = Literal["flat", "layerwise", "blockwise", "paramwise"]
 Split = Literal["equal", "per_group"]
-Plan = Literal["time", "memory", "paper"]
+Plan = Literal["balanced", "time", "memory", "paper"]
 
 EMBEDDED = ("digits", "fake")  # data sets that are read from no folder
 
@@ -99,7 +99,7 @@ class ClippingConfig:
     algorithm: Algorithm = "auto"
     split: Split = "equal"  # equal: norm is the total R; per_group: norm is each group's bound
     stability: float = 0.01  # gamma of autos, r of psac; gradient units, > 0
-    plan: Plan = "time"  # which way auto takes each norm
+    plan: Plan = "balanced"  # which way auto takes each norm; time keeps more in memory
     workspace_mib: float = 256.0  # MiB a norm may use at once; > 0
 
 

@@ -50,16 +50,16 @@ def cached(
     if is_final(result):
         form = {"key": key, "result": _map_floats(asdict(result), _to_json)}  # type: ignore[call-overload]
         with suppress(OSError):
-            _write(path, json.dumps(form, allow_nan=False, indent=1))
+            write(path, json.dumps(form, allow_nan=False, indent=1))
     return result
 
 
-def folder() -> Path:
-    """Return the folder of the cache; it may not exist."""
+def folder(room: str = "accounting") -> Path:
+    """Return the folder of a room's results; it may not exist."""
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     # Without a home directory "~" stays as it is; the file then lands nowhere, which is allowed.
     with suppress(RuntimeError):
-        return Path(root).expanduser() / "dpexp" / "accounting"
+        return Path(root).expanduser() / "dpexp" / room
     return Path(os.devnull) / "dpexp"
 
 
@@ -76,7 +76,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a file in one piece or not at all, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:

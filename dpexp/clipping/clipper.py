@@ -1,5 +1,6 @@
 """Clipped sums of per-sample gradients, by one backward pass or by the paper's two."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,10 +12,14 @@ from dpexp.clipping.factors import ClipFunction
 from dpexp.clipping.gradients import OwnedGradients
 from dpexp.clipping.groups import Group, instantiated, total_norms
 from dpexp.clipping.independence import Independence
+from dpexp.clipping.measure import measured
 from dpexp.clipping.per_sample import PerSampleGrad, PulledBack
-from dpexp.clipping.plan import ChooseWay, Way
+from dpexp.clipping.plan import Costs, Problem, Way, always_ghost
+from dpexp.clipping.planner import Planner
 from dpexp.clipping.proof import Reached, check_only_own_rows, parts, uses_reached
+from dpexp.clipping.rules.convolution_outer import ConvolutionOuter
 from dpexp.clipping.rules.general import as_list
+from dpexp.clipping.rules.outer import Outer
 from dpexp.clipping.rules.rule import SampleAxes
 from dpexp.clipping.tap import Expression, Receiver, Tap, Use
 from dpexp.config import Algorithm
@@ -28,7 +33,7 @@ class Clipper:
 
     Attributes:
         tap: Watches the model.
-        ways: Which way each norm was taken, for every (use, positions, inputs, outputs) met.
+        planner: Which way each norm was and will be taken.
     """
 
     def __init__(
@@ -41,7 +46,7 @@ class Clipper:
         function: ClipFunction,
         stability: float,
         algorithm: Algorithm,
-        choose: ChooseWay,
+        planner: Planner,
         workspace: int,
         views: int,
     ) -> None:
@@ -55,18 +60,18 @@ class Clipper:
             function: Norms to factors.
             stability: Passed to `function`.
             algorithm: How the sums are computed; not what they are.
-            choose: The way each norm is taken.
+            planner: The way each norm is taken.
             workspace: Numbers that one norm may hold at once.
             views: Rows of the model's inputs that belong to one sample.
         """
         self.tap = Tap(dict(gradients.names))
-        self.ways: dict[tuple[str, int, int, int], Way] = {}
+        self.planner = planner
         self._model = model
         self._gradients = gradients
         by_name = {name: p for p, name in gradients.names.items()}
         self._members = [[by_name[name] for name in group] for group in groups]
         self._bound, self._function, self._stability = bound, function, stability
-        self._algorithm, self._choose, self._workspace = algorithm, choose, workspace
+        self._algorithm, self._workspace = algorithm, workspace
         self._independence = Independence(views)
         self._proved_graphs: set[tuple[str, ...]] = set()
 
@@ -94,6 +99,7 @@ class Clipper:
             self._plain_backward(losses, mask.to(losses.dtype))
             norms = torch.full_like(losses, torch.nan).detach()
         else:
+            self._settle_plan(losses, uses)
             groups = self._measure(losses, uses, mask)
             norms = total_norms(groups, losses.detach())
             if self._algorithm in TWO_PASSES:
@@ -146,6 +152,26 @@ class Clipper:
         assert all(group.is_complete for group in groups), "the backward pass missed a use"
         return groups
 
+    def _settle_plan(self, losses: Tensor, uses: list[Use]) -> None:
+        """Time the ways of every product, the first time that calls like these are met."""
+        passes = dict.fromkeys(use.forward_pass for use in uses)
+        key = tuple((each.signature, each.sample_shapes) for each in passes)
+        if self.planner.is_settled(key):
+            return
+        costs: dict[Problem, Costs] = {}
+        count: Counter[Problem] = Counter()
+
+        def receive(use: Use, saved: Sequence[Tensor], grad_y: Any) -> None:
+            axes = self._axes(use, grad_y, losses.shape[0])
+            for grad in use.operation.param_grads(saved, grad_y, axes, always_ghost):
+                if isinstance(grad, Outer | ConvolutionOuter):
+                    count[grad.problem] += 1
+                    if grad.problem not in costs:
+                        costs[grad.problem] = measured(grad, self._workspace)
+
+        self._run(losses, receive, retain_graph=True)
+        self.planner.settle(key, costs, count, losses.shape[0])
+
     def _fresh_groups(self, uses: list[Use]) -> list[Group]:
         counts = dict.fromkeys(self.tap.names, 0)
         for use in uses:
@@ -162,10 +188,8 @@ class Clipper:
     ) -> Iterator[tuple[nn.Parameter, PerSampleGrad]]:
         """Yield each parameter that a use touches with its per-sample gradients."""
 
-        def choose(positions: int, inputs: int, outputs: int) -> Way:
-            way = self._choose(positions, inputs, outputs)
-            self.ways[use.label, positions, inputs, outputs] = way
-            return way
+        def choose(problem: Problem) -> Way:
+            return self.planner.choose(use.label, problem)
 
         axes = self._axes(use, grad_y, num_samples)
         grads = use.operation.param_grads(saved, grad_y, axes, choose)

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from dpexp.clipping.factors import FUNCTIONS
 from dpexp.clipping.gradients import OwnedGradients
 from dpexp.clipping.noise import NoiseSource, SeededNoise
 from dpexp.clipping.options import check_options, mechanism_of
-from dpexp.clipping.plan import choose_way
+from dpexp.clipping.planner import Planner
 from dpexp.clipping.styles import group_bound, group_names
 from dpexp.config import Algorithm, Function, Plan, Split, Style
 from dpexp.errors import ConfigError, EngineError
@@ -65,7 +65,7 @@ class PrivacyEngine:
         algorithm: Algorithm = "auto",
         split: Split = "equal",
         stability: float = 0.01,
-        plan: Plan = "time",
+        plan: Plan = "balanced",
         workspace_mib: float = 256.0,
         params: Iterable[nn.Parameter] | None = None,
         generator: torch.Generator | NoiseSource | None = None,
@@ -122,6 +122,8 @@ class PrivacyEngine:
         self._noise = _noise_source(generator)
         self._algorithm, self._has_optimizer = algorithm, optimizer is not None
         self._gradients = OwnedGradients(self.names)
+        # The paper's algorithms are not tiled: they need what they need.
+        workspace = int(workspace_mib * _NUMBERS_PER_MIB) if algorithm == "auto" else sys.maxsize
         self._clipper = Clipper(
             model,
             self._gradients,
@@ -130,9 +132,8 @@ class PrivacyEngine:
             function=FUNCTIONS[function],
             stability=stability,
             algorithm=algorithm,
-            choose=choose_way(algorithm, plan),
-            # The paper's algorithms are not tiled: they need what they need.
-            workspace=int(workspace_mib * _NUMBERS_PER_MIB) if algorithm == "auto" else sys.maxsize,
+            planner=Planner(algorithm, plan, style, workspace),
+            workspace=workspace,
             views=views,
         )
         self._hooks = [
@@ -209,11 +210,12 @@ class PrivacyEngine:
         self.num_steps += 1
 
     def plan_rows(self) -> list[dict[str, Any]]:
-        """Return which way each norm was taken, for every use and shape met so far."""
-        return [
-            {"use": label, "positions": t, "inputs": d, "outputs": p, "way": way}
-            for (label, t, d, p), way in self._clipper.ways.items()
-        ]
+        """Return which way each product was taken, for every use and shape met so far."""
+        return self._clipper.planner.rows()
+
+    def load_plan(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take every product as `plan_rows` of another engine says, so that sums round alike."""
+        self._clipper.planner.load(rows)
 
     def epsilon(self, delta: float) -> float:
         """Return an upper bound on epsilon for the steps taken so far, at this delta.

@@ -78,6 +78,12 @@ class ForwardPass:
         """What the pass is recognised by; of a pass that has ended."""
         return tuple(self.uses), tuple(self.calls)
 
+    @property
+    def sample_shapes(self) -> tuple:
+        """Shape and type of one row of each input; what a plan depends on beside the calls."""
+        inputs = pytree.tree_leaves((self.args, self.kwargs))
+        return tuple((t.shape[1:], t.dtype) for t in inputs if isinstance(t, Tensor))
+
 
 @dataclass(eq=False)
 class Use:

@@ -44,6 +44,7 @@ class SamplesOnAxis(nn.Module):
 LINEAR = {
     "linear-vector": Case(lambda: nn.Linear(5, 3), (5,), "linear"),  # one position
     "linear-sequence": Case(lambda: nn.Linear(5, 3), (4, 5), "linear"),
+    "linear-long": Case(lambda: nn.Linear(3, 2), (131, 3), "linear"),  # halved Gram matrices
     "linear-image": Case(lambda: nn.Linear(6, 4), (3, 2, 6), "linear"),
     "linear-video": Case(lambda: nn.Linear(3, 4), (2, 3, 2, 3), "linear"),
     "linear-no-bias": Case(lambda: nn.Linear(5, 3, bias=False), (4, 5), "linear"),
@@ -63,6 +64,7 @@ def convolution(dims: int, *args: Any, transposed: bool = False, **kwargs: Any) 
 
 CONVOLUTION = {
     "conv1d": Case(convolution(1, 4, 6, 3), (4, 7), "conv1d"),
+    "conv1d-long": Case(convolution(1, 2, 3, 3, stride=2), (2, 203), "conv1d"),
     "conv1d-stride-dilation": Case(
         convolution(1, 2, 3, 3, stride=2, dilation=2, padding=2), (2, 9), "conv1d"
     ),
@@ -74,6 +76,10 @@ CONVOLUTION = {
         lambda: frozen(nn.Conv2d(3, 4, 3), "weight"), (3, 5, 5), "conv2d", is_bias_alone=True
     ),
     "conv2d-weight-alone": Case(lambda: frozen(nn.Conv2d(3, 4, 3), "bias"), (3, 5, 5), "conv2d"),
+    # Every pixel is visited, by more or less padding than keeps the size.
+    "conv2d-padded": Case(convolution(2, 2, 3, 3, padding=2), (2, 4, 3), "conv2d"),
+    "conv2d-kernel-of-the-image": Case(convolution(2, 2, 3, 3, padding=1), (2, 1, 2), "conv2d"),
+    "conv2d-dilated": Case(convolution(2, 2, 3, 3, dilation=2, padding=1), (2, 6, 5), "conv2d"),
     "conv2d-oblong": Case(
         convolution(2, 2, 3, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2)),
         (2, 7, 6),

@@ -1,11 +1,25 @@
-"""Which way a norm is taken: the paper's rule at its boundary, and what is fixed."""
+"""Which way a product is taken: the paper's rule at its boundary, what is fixed, what costs say."""
+
+from math import inf
 
 import pytest
 from networks import images, network
 from reference.gradients import weighted_outputs
 
 from dpexp.clipping.engine import PrivacyEngine
-from dpexp.clipping.plan import choose_way, paper_rule, time_rule
+from dpexp.clipping.plan import (
+    KEPT,
+    Costs,
+    NormWay,
+    Problem,
+    Way,
+    cheapest,
+    counted,
+    paper_rule,
+    solve,
+)
+from dpexp.clipping.planner import Planner
+from dpexp.clipping.rules.outer import outer_problem
 
 
 @pytest.mark.parametrize(
@@ -20,32 +34,88 @@ from dpexp.clipping.plan import choose_way, paper_rule, time_rule
     ],
 )
 def test_the_papers_rule_is_ghost_up_to_the_boundary(positions, inputs, outputs, way):
-    assert paper_rule(positions, inputs, outputs) == way
+    assert paper_rule(outer_problem(positions, inputs, outputs)).norm == way
 
 
 @pytest.mark.parametrize(
     ("positions", "inputs", "outputs", "way"),
     [
-        (1, 500, 500, "ghost"),
-        (1000, 10, 10, "instantiate"),  # the gradient is kept: 100 numbers for 20,000
-        (10, 100, 100, "ghost"),  # 10^2 * 200 against 10 * 100 * 100
-        (60, 100, 100, "instantiate"),  # 60^2 * 200 against 100 * 100, which is kept
-        (45, 100, 100, "ghost"),  # 45^2 * 200 against 45 * 100 * 100: not kept
+        (1, 500, 500, Way("ghost", "product")),
+        (1000, 10, 10, Way("instantiate", KEPT)),  # 100 numbers for 20,000
+        (10, 100, 100, Way("ghost", "product")),  # 10^2 * 200 against 10 * 100 * 100
+        (60, 100, 100, Way("instantiate", KEPT)),  # 60^2 * 200 against 100 * 100
+        (45, 100, 100, Way("ghost", "product")),  # the gradient is larger than the pair
     ],
 )
-def test_the_rule_of_time_counts_what_a_kept_gradient_saves(positions, inputs, outputs, way):
-    assert time_rule(positions, inputs, outputs) == way
+def test_operation_counts_say_what_a_kept_gradient_saves(positions, inputs, outputs, way):
+    problem = outer_problem(positions, inputs, outputs)
+    assert cheapest(problem, counted(problem, 2**26)) == way
 
 
 def test_only_auto_heeds_the_plan():
-    assert {choose_way("ghost", plan)(9, 1, 1) for plan in ("paper", "time")} == {"ghost"}
-    for fixed in ("fastgradclip", "instantiate"):
-        assert {choose_way(fixed, plan)(1, 9, 9) for plan in ("paper", "time")} == {"instantiate"}
-    assert choose_way("mixed_ghost", "time") is choose_way("auto", "paper") is paper_rule
-    assert choose_way("auto", "time") is time_rule
+    def norms(algorithm, plan, *shape):
+        planner = Planner(algorithm, plan, "flat", 2**26)
+        return planner.choose("a use", outer_problem(*shape)).norm
+
+    for plan in ("paper", "time", "memory", "balanced"):
+        assert norms("ghost", plan, 9, 1, 1) == "ghost"
+        assert norms("fastgradclip", plan, 1, 9, 9) == "instantiate"
+        assert norms("instantiate", plan, 1, 9, 9) == "instantiate"
+        assert norms("mixed_ghost", plan, 45, 100, 100) == "ghost"
+    # 2 * 6^2 <= 10 * 10, but 6^2 * 20 > 6 * 10 * 10
+    assert norms("auto", "paper", 6, 10, 10) == norms("auto", "memory", 6, 10, 10) == "ghost"
+    assert norms("auto", "time", 6, 10, 10) == norms("auto", "balanced", 6, 10, 10) == "instantiate"
 
 
-def test_the_engine_says_which_way_each_norm_was_taken():
+def test_a_way_that_does_not_fit_the_workspace_is_not_counted_unless_none_does():
+    # A 7x7 convolution of 100 M weights: its gradient is 400 MB a sample.
+    problem = outer_problem(49, 10_000, 10_000)
+    assert list(counted(problem, 2**20).norms) == ["ghost"]
+    assert list(counted(problem, 2**27).norms) == ["ghost", "instantiate"]
+    assert list(counted(problem, 1).norms) == ["ghost"]
+
+
+def product(name: str, num_held: int, num_gradient: int) -> Problem:
+    norms = (NormWay("ghost", 1, 1), NormWay("instantiate", 1, num_gradient))
+    return Problem(name, 9, 1, 1, num_held, norms, (("product", 1),), num_gradient)
+
+
+def costs(ghost: float, instantiate: float, total: float, kept: float) -> Costs:
+    norms = {"ghost": ghost, "instantiate": instantiate}
+    return Costs(norms, {"product": total}, {"instantiate": kept})
+
+
+SMALL, LARGE, LARGEST = product("a", 100, 90), product("b", 100, 110), product("c", 100, 150)
+COSTS = {
+    SMALL: costs(1.0, 9.0, 1.0, 3.0),  # dearer to keep, though it holds less
+    LARGE: costs(1.0, 9.0, 3.0, 2.0),  # saves 2 for 10 numbers
+    LARGEST: costs(1.0, 9.0, 3.0, 1.0),  # saves 3 for 50 numbers
+}
+APART, TOGETHER = Way("ghost", "product"), Way("instantiate", KEPT)
+
+
+@pytest.mark.parametrize(
+    ("slack", "ways"),
+    [
+        (0.0, [APART, APART, APART]),
+        (0.04, [APART, TOGETHER, APART]),  # 12 numbers more may be held
+        (0.2, [APART, TOGETHER, TOGETHER]),  # 60
+        (0.19, [APART, TOGETHER, APART]),  # 57: what saves most for a number comes first
+        (inf, [APART, TOGETHER, TOGETHER]),
+    ],
+)
+def test_larger_gradients_are_kept_while_the_slack_lasts(slack, ways):
+    uses = dict.fromkeys(COSTS, 1)
+    assert list(solve(COSTS, uses, slack).values()) == ways
+
+
+def test_a_problem_that_many_uses_pose_takes_their_sum_of_the_slack():
+    uses = {SMALL: 1, LARGE: 4, LARGEST: 1}
+    assert solve(COSTS, uses, 0.06)[LARGE] == APART  # 40 numbers; 36 are allowed
+    assert solve(COSTS, uses, 0.07)[LARGE] == TOGETHER
+
+
+def test_the_engine_says_which_way_each_product_was_taken():
     model = network()
     engine = PrivacyEngine(model, clip_norm=1.0, algorithm="mixed_ghost")
     engine.backward(weighted_outputs(model(images(3))))
@@ -53,7 +123,24 @@ def test_the_engine_says_which_way_each_norm_was_taken():
     stem = rows["stem.weight, stem.bias in conv2d"]
     assert stem == {
         "use": "stem.weight, stem.bias in conv2d",
-        "positions": 4, "inputs": 48, "outputs": 6, "way": "ghost",
+        "problem": "conv2d 4x4, stride 4, padding 0, at 8x8 T=4 D=48 p=6",
+        "positions": 4, "inputs": 48, "outputs": 6, "norm": "ghost", "sum": "backward",
+        "numbers_held": 192 + 24,
     }  # fmt: skip
-    assert rows["blocks.0.fc.weight, blocks.0.fc.bias in linear"]["way"] == "instantiate"
+    fc = rows["blocks.0.fc.weight, blocks.0.fc.bias in linear"]
+    assert fc["norm"] == "instantiate"
     assert len(rows) == 4
+
+
+def test_a_plan_of_another_engine_is_followed():
+    model = network()
+    engine = PrivacyEngine(model, clip_norm=1.0)
+    engine.backward(weighted_outputs(model(images(3))))
+    rows = [{**row, "norm": "instantiate"} for row in engine.plan_rows()]
+    engine.detach()
+    model.zero_grad()
+    follower = PrivacyEngine(model, clip_norm=1.0)
+    follower.load_plan(rows)
+    follower.backward(weighted_outputs(model(images(3))))
+    assert follower.plan_rows() == rows
+    assert {row["norm"] for row in rows} == {"instantiate"}

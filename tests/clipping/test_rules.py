@@ -12,13 +12,14 @@ from torch.testing import assert_close
 
 from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.groups import Group
-from dpexp.clipping.per_sample import PerSampleGrad, Summed
-from dpexp.clipping.plan import PLANS, always_ghost, always_instantiate
+from dpexp.clipping.per_sample import Dense, PerSampleGrad, Summed
+from dpexp.clipping.plan import KEPT, Problem, Way
 from dpexp.clipping.proof import uses_reached
+from dpexp.clipping.rules.convolution_outer import ConvolutionOuter
 from dpexp.clipping.rules.general import General
+from dpexp.clipping.rules.outer import Outer
 
 CASES = {**LAYERS, **EXPRESSIONS}
-WAYS = {"ghost": always_ghost, "instantiate": always_instantiate}
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
 NUM_SAMPLES = 5
 WEIGHTS = torch.tensor([0.0, 1.0, 0.5, 2.0, 1e-3], dtype=torch.float64)
@@ -30,8 +31,38 @@ def reference(name: str, n: int = NUM_SAMPLES) -> dict[str, Tensor]:
     return CASES[name].reference(n)
 
 
+def first_way(problem: Problem) -> Way:
+    return Way(problem.norms[0].name, problem.sums[0][0])
+
+
 @cache
-def handed_over(name: str, way: str) -> dict[str, PerSampleGrad]:
+def ways(name: str) -> list[Way | None]:
+    """Every way that the products of a case can be taken; None if it has no product."""
+    problems: list[Problem] = []
+
+    def note(problem: Problem) -> Way:
+        problems.append(problem)
+        return first_way(problem)
+
+    case = CASES[name]
+    model = case.model()
+    engine = PrivacyEngine(model, clip_norm=1.0)
+    engine._clipper.planner.rule = note
+    engine.backward(weighted_outputs(model(case.samples(NUM_SAMPLES))))
+    assert bool(problems) == case.has_ways
+    if not problems:
+        return [None]
+    problem = problems[0]
+    norm, total = first_way(problem)
+    return [
+        *(Way(each.name, total) for each in problem.norms),
+        *(Way(norm, each) for each, _ in problem.sums[1:]),
+        *(Way(each.name, KEPT) for each in problem.norms if each.name.startswith("inst")),
+    ]
+
+
+@cache
+def handed_over(name: str, way: Way | None) -> dict[str, PerSampleGrad]:
     """What the engine is given for each parameter, in the form it comes in."""
     case = CASES[name]
     model, x = case.model(), case.samples(NUM_SAMPLES)
@@ -42,22 +73,26 @@ def handed_over(name: str, way: str) -> dict[str, PerSampleGrad]:
         terms.setdefault(param, []).append(grad)
         add(group, param, grad, workspace)
 
+    def choose(problem: Problem) -> Way:
+        names = {each.name for each in problem.norms}, {each for each, _ in problem.sums} | {KEPT}
+        is_known = way is not None and way.norm in names[0] and way.sum in names[1]
+        return way if way is not None and is_known else first_way(problem)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Group, "add", recording)
-        patch.setitem(PLANS, "time", WAYS[way])
         engine = PrivacyEngine(model, clip_norm=1.0)
+        engine._clipper.planner.rule = choose
         engine.backward(weighted_outputs(model(x)))
-    assert {row["way"] for row in engine.plan_rows()} == ({way} if case.has_ways else set())
+    taken = {(row["norm"], row["sum"]) for row in engine.plan_rows()}
+    assert way in taken if way else not taken
     names = {p: n for n, p in model.named_parameters()}
     return {names[p]: t[0] if len(t) == 1 else Summed(tuple(t)) for p, t in terms.items()}
 
 
-BOTH_WAYS = [
-    (name, way) for name in CASES for way in WAYS if way == "ghost" or CASES[name].has_ways
-]
+EVERY_WAY = [(name, way) for name in CASES for way in ways(name)]
 
 
-@pytest.fixture(params=BOTH_WAYS, ids="-".join)
+@pytest.fixture(params=EVERY_WAY, ids=str)
 def grads(request) -> tuple[dict[str, PerSampleGrad], dict[str, Tensor]]:
     """The gradients of every parameter of a case as the engine holds them, and as they are."""
     name, way = request.param
@@ -104,11 +139,12 @@ def test_weighted_sums(grads):
     assert_close(sums, weighted(expected, WEIGHTS), **EXACT)
 
 
-def test_compact_forms_are_the_same_gradients_and_no_larger(grads):
+def test_compact_forms_are_the_same_gradients_and_no_larger_unless_the_plan_keeps_them(grads):
     held, expected = grads
     for name, grad in held.items():
         compact = grad.compact()
-        assert compact.num_held <= grad.num_held
+        is_kept = isinstance(grad, Outer | ConvolutionOuter) and grad.way.sum == KEPT
+        assert isinstance(compact, Dense) if is_kept else compact.num_held <= grad.num_held
         assert_close(compact.per_sample(slice(0, NUM_SAMPLES)), expected[name], **EXACT)
         assert_close(compact.squared_norms(64), norms({name: expected[name]}).square(), **EXACT)
         wanted = weighted({name: expected[name]}, WEIGHTS)[name]

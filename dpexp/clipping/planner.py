@@ -1,0 +1,98 @@
+"""The plan of one engine: which way every product was and will be taken."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dpexp.clipping.plan import (
+    FIXED,
+    KEPT,
+    RULES,
+    SLACKS,
+    ChooseWay,
+    Costs,
+    Problem,
+    Way,
+    cheapest,
+    counted,
+    solve,
+)
+from dpexp.config import Algorithm, Plan, Style
+
+
+class Planner:
+    """Chooses a way for each problem that the uses of a model pose, and remembers it.
+
+    Attributes:
+        rule: What decides alone, for the paper's algorithms and rule; None where costs decide.
+        met: For each use and problem met, the way that was taken.
+    """
+
+    def __init__(self, algorithm: Algorithm, plan: Plan, style: Style, workspace: int) -> None:
+        self.rule: ChooseWay | None = FIXED.get(algorithm, RULES.get(plan))
+        self.met: dict[tuple[str, Problem], Way] = {}
+        self._slack = SLACKS.get(plan, 0.0) if style == "flat" else float("inf")
+        self._is_flat, self._workspace = style == "flat", workspace
+        self._ways: dict[str, Way] = {}
+        self._settled: set[Any] = set()
+
+    def choose(self, label: str, problem: Problem) -> Way:
+        """Return the way of a problem, of the use with this label."""
+        way = self.rule(problem) if self.rule else self._planned(problem)
+        self.met[label, problem] = way
+        return way
+
+    def _planned(self, problem: Problem) -> Way:
+        if problem.key not in self._ways:
+            return cheapest(problem, counted(problem, self._workspace))
+        return self._ways[problem.key]
+
+    def is_settled(self, key: Any) -> bool:
+        """Return whether the model's calls with this key need no more measuring."""
+        return self.rule is not None or key in self._settled
+
+    def settle(
+        self,
+        key: Any,
+        costs: Mapping[Problem, Costs],
+        uses: Mapping[Problem, int],
+        num_samples: int,
+    ) -> None:
+        """Decide the ways of all problems of a call; those decided before stay as they are.
+
+        Args:
+            key: Of the call.
+            costs: Of each problem, seconds a sample.
+            uses: How many uses pose each problem.
+            num_samples: n.
+        """
+        if not self._is_flat:
+            # Nothing waits for other groups' norms; a gradient is held for a moment, if it fits.
+            most = self._workspace // num_samples
+            costs = {
+                problem: each if problem.num_gradient <= most or problem.saves else _apart(each)
+                for problem, each in costs.items()
+            }
+        for problem, way in solve(costs, uses, self._slack).items():
+            self._ways.setdefault(problem.key, way)
+        self._settled.add(key)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return which way each product was taken, for every use and shape met so far."""
+        return [
+            {
+                "use": label, "problem": problem.key, "positions": problem.positions,
+                "inputs": problem.inputs, "outputs": problem.outputs, "norm": way.norm,
+                "sum": way.sum, "numbers_held": problem.num_gradient if way.sum == KEPT
+                else problem.num_held,
+            }
+            for (label, problem), way in self.met.items()
+        ]  # fmt: skip
+
+    def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take every problem as a run did before, so that its numbers come out the same."""
+        for row in rows:
+            self._ways[row["problem"]] = Way(row["norm"], row["sum"])
+
+
+def _apart(costs: Costs) -> Costs:
+    return costs._replace(kept={})

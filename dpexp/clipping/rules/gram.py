@@ -1,0 +1,37 @@
+"""Inner products of Gram matrices: |G^T U|^2 = <U U^T, G G^T>, without forming G^T U.
+
+Axes: n sample, t position. U is (n, t, i) and G (n, t, o), both as views of any strides.
+"""
+
+import torch
+from torch import Tensor
+
+# Below this many positions, halving a Gram matrix costs more than it saves.
+SMALLEST = 64
+
+
+def gram_product(u: Tensor, grad_y: Tensor) -> Tensor:
+    """Return <U_n U_n^T, G_n G_n^T>, shape (n,), from whole Gram matrices."""
+    return inner(u @ u.transpose(-1, -2), grad_y @ grad_y.transpose(-1, -2))
+
+
+def triangular_gram_product(u: Tensor, grad_y: Tensor) -> Tensor:
+    """Return the same from the blocks on and below the diagonal.
+
+    Gram matrices are symmetric: the blocks off the diagonal count twice, and only one of each two
+    is formed. Halving down to `SMALLEST` positions leaves little more than half of the work.
+    """
+    num_positions = u.shape[-2]
+    if num_positions <= SMALLEST:
+        return gram_product(u, grad_y)
+    half = -(-num_positions // 32) * 16  # a multiple of 16: a full row of vector registers
+    u0, u1 = u[..., :half, :], u[..., half:, :]
+    g0, g1 = grad_y[..., :half, :], grad_y[..., half:, :]
+    below = inner(u1 @ u0.transpose(-1, -2), g1 @ g0.transpose(-1, -2))
+    return 2 * below + triangular_gram_product(u0, g0) + triangular_gram_product(u1, g1)
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of each sample's block, shape (n,)."""
+    n = a.shape[0]
+    return torch.bmm(a.reshape(n, 1, -1), b.reshape(n, -1, 1)).view(n)
