@@ -1,6 +1,5 @@
 """Clipped sums of per-sample gradients, by one backward pass or by the paper's two."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -159,18 +158,22 @@ class Clipper:
         if self.planner.is_settled(key):
             return
         costs: dict[Problem, Costs] = {}
-        count: Counter[Problem] = Counter()
+        labels: dict[Problem, list[str]] = {}
 
         def receive(use: Use, saved: Sequence[Tensor], grad_y: Any) -> None:
             axes = self._axes(use, grad_y, losses.shape[0])
             for grad in use.operation.param_grads(saved, grad_y, axes, always_ghost):
-                if isinstance(grad, Outer | ConvolutionOuter):
-                    count[grad.problem] += 1
-                    if grad.problem not in costs:
-                        costs[grad.problem] = measured(grad, self._workspace)
+                if not isinstance(grad, Outer | ConvolutionOuter):
+                    continue
+                problem = grad.problem
+                if not self.planner.has_decided(use.label, problem):
+                    # The uses reached last come first: what they keep is held for least time.
+                    labels.setdefault(problem, []).insert(0, use.label)
+                    if problem not in costs:
+                        costs[problem] = measured(grad, self._workspace)
 
         self._run(losses, receive, retain_graph=True)
-        self.planner.settle(key, costs, count, losses.shape[0])
+        self.planner.settle(key, costs, labels, losses.shape[0])
 
     def _fresh_groups(self, uses: list[Use]) -> list[Group]:
         counts = dict.fromkeys(self.tap.names, 0)

@@ -35,7 +35,7 @@ def measured(product: Outer | ConvolutionOuter, workspace: int) -> Costs:
     """
     problem, like = product.problem, product.grad_y
     guess = counted(problem, workspace)
-    if problem.positions == 1 or _work(problem) * product.num_samples < WORTH_MEASURING:
+    if _work(problem) * product.num_samples < WORTH_MEASURING or not problem.has_choice:
         return guess
     key = f"{SCHEMA} {problem.key} {workspace} {like.dtype} {machine(like.device)}"
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -85,7 +85,7 @@ def _measure(product: Outer | ConvolutionOuter, guess: Costs, workspace: int) ->
 
     def both(name: str) -> object:
         kept = product.by(Way(name, KEPT)).compact()
-        return kept.squared_norms(workspace), kept.weighted_sum(weights)
+        return kept, kept.squared_norms(workspace), kept.weighted_sum(weights)
 
     norms = _hopeful(guess.norms)
     sums = _hopeful({name: float(count) for name, count in problem.sums})
@@ -104,14 +104,18 @@ def _hopeful(costs: dict[str, float]) -> list[str]:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the least time of a few runs, after one to warm up; one run alone if it is long."""
-    found = _once(work, device)
+    """Return the least time of a few runs, after one to warm up; one run alone if it is long.
+
+    What the runs give is held meanwhile, as in a step: memory used again would be in the cache.
+    """
+    held = [work()]
+    found = _once(work, device, held)
     if found > LONG_SECONDS:
         return found
-    return min(_once(work, device) for _ in range(REPETITIONS))
+    return min(_once(work, device, held) for _ in range(REPETITIONS))
 
 
-def _once(work: Callable[[], object], device: torch.device) -> float:
+def _once(work: Callable[[], object], device: torch.device, held: list) -> float:
     # One thread's own time is not disturbed by other processes; several threads' adds up.
     clock = time.perf_counter
     if device.type == "cuda":
@@ -119,7 +123,7 @@ def _once(work: Callable[[], object], device: torch.device) -> float:
     elif torch.get_num_threads() == 1:
         clock = time.process_time
     start = clock()
-    work()
+    held.append(work())
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock() - start

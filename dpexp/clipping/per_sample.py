@@ -22,6 +22,7 @@ from torch import Tensor
 
 # Numbers that a pull-back may hold at once: 2^24 is 64 MiB of float32.
 PULL_BACK_NUMBERS = 2**24
+SHORT_ROW = 1024  # numbers whose squares are summed one after another
 
 
 class PerSampleGrad(Protocol):
@@ -86,13 +87,19 @@ def zero_rows(tensor: Tensor, dropped: Tensor) -> Tensor:
 def squared_norms_by_rows(grad: PerSampleGrad, workspace: int) -> Tensor:
     """Return |g_n|^2 from the definition, a few samples at a time."""
     every = chunks(grad.num_samples, prod(grad.shape), workspace)
-    return torch.cat([_squared_norms_of(grad.per_sample(rows)) for rows in every])
+    return torch.cat([squared_norms_of(grad.per_sample(rows)) for rows in every])
 
 
-def _squared_norms_of(grads: Tensor) -> Tensor:
+def squared_norms_of(grads: Tensor) -> Tensor:
+    """Return |g_n|^2 of gradients as they are, shape (n,), in float32 or wider."""
     # Not flatten(1): the gradients of a number have shape (n,).
     flat = grads.reshape(grads.shape[0], grads[0].numel())
-    return flat.to(accumulation_dtype(flat)).square().sum(1)
+    flat = flat.to(accumulation_dtype(flat))
+    size = flat.shape[1] // SHORT_ROW * SHORT_ROW
+    # Nothing of the gradients' size is written; rows that are short lose no digits in a plain sum.
+    rows = flat[:, :size].unflatten(1, (-1, SHORT_ROW))
+    squares = torch.linalg.vector_norm(rows, dim=2).square().sum(1)
+    return squares + flat[:, size:].square().sum(1) if size < flat.shape[1] else squares
 
 
 @dataclass(frozen=True)
@@ -226,7 +233,7 @@ class PulledBack:
         if self.is_isometric:
             return self.grad.squared_norms(workspace)
         every = chunks(self.num_samples, prod(self.grad.shape) + prod(self.shape), workspace)
-        return torch.cat([_squared_norms_of(self.per_sample(rows)) for rows in every])
+        return torch.cat([squared_norms_of(self.per_sample(rows)) for rows in every])
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         return self.pull_back(self.grad.weighted_sum(weights)[None])[0]

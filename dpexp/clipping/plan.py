@@ -9,7 +9,7 @@ A gradient that is instantiated for its norm may be kept for the sum, which is t
 holds D p numbers in place of the pair (U, G), which may be more or fewer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ KEPT = "kept"
 NOMINAL_SPEED = 2e10  # multiply-adds a second, to compare what is counted with what is measured
 # Held numbers may exceed those of the pairs (U, G) by this share: with it, peak memory of a vision
 # transformer stays within 1.1 times ordinary training.
-BALANCED_SLACK = 0.08
+BALANCED_SLACK = 0.07
 
 
 class Way(NamedTuple):
@@ -84,6 +84,11 @@ class Problem:
         return fitting or [min(self.norms, key=lambda way: way.num_held)]
 
     @property
+    def has_choice(self) -> bool:
+        """Whether there is more than one way worth a thought: one position leaves none."""
+        return self.positions > 1 or len(self.sums) > 1
+
+    @property
     def saves(self) -> bool:
         """Whether a kept gradient holds no more numbers than the pair."""
         return self.num_gradient <= self.num_held
@@ -134,10 +139,10 @@ def counted(problem: Problem, workspace: int) -> Costs:
     """
     ways = problem.within(workspace)
     norms = {way.name: way.operations / NOMINAL_SPEED for way in ways}
-    first, count = problem.sums[0]
+    sums = {name: count / NOMINAL_SPEED for name, count in problem.sums}
     once = problem.num_gradient / NOMINAL_SPEED
     kept = {name: cost + once for name, cost in norms.items() if is_instantiating(name)}
-    return Costs(norms, {first: count / NOMINAL_SPEED}, kept)
+    return Costs(norms, sums, kept)
 
 
 def always_ghost(problem: Problem) -> Way:
@@ -167,35 +172,39 @@ def cheapest(problem: Problem, costs: Costs) -> Way:
     return apart[1]
 
 
-def solve(costs: Mapping[Problem, Costs], uses: Mapping[Problem, int], slack: float) -> dict:
-    """Return the way of each problem: the least total cost within a bound on what is held.
+def solve(
+    costs: Mapping[Problem, Costs], uses: Mapping[Problem, Sequence[str]], slack: float
+) -> dict[tuple[str, Problem], Way]:
+    """Return the way of each use of each problem: least total cost within a bound on what is held.
 
     Every problem starts with its cheapest way that holds no more than the pair. Then gradients are
-    kept where they are larger too, those that save most for each number first, until the numbers
-    held exceed those of all pairs by `slack`.
+    kept where they are larger too, those that save most for each number first, while the numbers
+    held exceed those of all pairs by no more than `slack`.
 
     Args:
         costs: Of each problem, all in one unit.
-        uses: How many uses of the model pose each problem.
+        uses: The labels of the uses that pose each problem; the first are the first to be kept.
         slack: Share; infinite for the least cost whatever is held.
     """
-    ways = {problem: cheapest(problem, each) for problem, each in costs.items()}
+    start = {problem: cheapest(problem, each) for problem, each in costs.items()}
     held = {
         problem: problem.num_gradient if way.sum == KEPT else problem.num_held
-        for problem, way in ways.items()
+        for problem, way in start.items()
     }
-    pairs = sum(problem.num_held * count for problem, count in uses.items())
-    left = (1 + slack) * pairs - sum(held[p] * count for p, count in uses.items() if p in held)
+    pairs = sum(problem.num_held * len(labels) for problem, labels in uses.items())
+    left = (1 + slack) * pairs - sum(held[p] * len(uses[p]) for p in costs)
+    ways = {(label, problem): way for problem, way in start.items() for label in uses[problem]}
     offers = []
     for problem, each in costs.items():
         together, extra = each.together(), problem.num_gradient - held[problem]
         gain = each.apart()[0] - together[0] if together else 0.0
         if together and extra > 0 and gain > 0:
-            offers.append((gain / extra, extra * uses.get(problem, 1), problem, together[1]))
+            offers.append((gain / extra, extra, problem, together[1]))
     for _, extra, problem, way in sorted(offers, key=lambda offer: -offer[0]):
-        if extra <= left:
-            ways[problem] = way
-            left -= extra
+        for label in uses[problem]:
+            if extra <= left:
+                ways[label, problem] = way
+                left -= extra
     return ways
 
 

@@ -1,6 +1,6 @@
 """The plan of one engine: which way every product was and will be taken."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dpexp.clipping.plan import (
@@ -32,19 +32,23 @@ class Planner:
         self.met: dict[tuple[str, Problem], Way] = {}
         self._slack = SLACKS.get(plan, 0.0) if style == "flat" else float("inf")
         self._is_flat, self._workspace = style == "flat", workspace
-        self._ways: dict[str, Way] = {}
+        self._ways: dict[tuple[str, str], Way] = {}
         self._settled: set[Any] = set()
 
     def choose(self, label: str, problem: Problem) -> Way:
         """Return the way of a problem, of the use with this label."""
-        way = self.rule(problem) if self.rule else self._planned(problem)
+        way = self.rule(problem) if self.rule else self._planned(label, problem)
         self.met[label, problem] = way
         return way
 
-    def _planned(self, problem: Problem) -> Way:
-        if problem.key not in self._ways:
+    def _planned(self, label: str, problem: Problem) -> Way:
+        if not self.has_decided(label, problem):
             return cheapest(problem, counted(problem, self._workspace))
-        return self._ways[problem.key]
+        return self._ways[label, problem.key]
+
+    def has_decided(self, label: str, problem: Problem) -> bool:
+        """Return whether the way of a problem, of the use with this label, is settled."""
+        return (label, problem.key) in self._ways
 
     def is_settled(self, key: Any) -> bool:
         """Return whether the model's calls with this key need no more measuring."""
@@ -54,7 +58,7 @@ class Planner:
         self,
         key: Any,
         costs: Mapping[Problem, Costs],
-        uses: Mapping[Problem, int],
+        uses: Mapping[Problem, Sequence[str]],
         num_samples: int,
     ) -> None:
         """Decide the ways of all problems of a call; those decided before stay as they are.
@@ -62,7 +66,7 @@ class Planner:
         Args:
             key: Of the call.
             costs: Of each problem, seconds a sample.
-            uses: How many uses pose each problem.
+            uses: Labels of the uses that pose each problem.
             num_samples: n.
         """
         if not self._is_flat:
@@ -72,8 +76,8 @@ class Planner:
                 problem: each if problem.num_gradient <= most or problem.saves else _apart(each)
                 for problem, each in costs.items()
             }
-        for problem, way in solve(costs, uses, self._slack).items():
-            self._ways.setdefault(problem.key, way)
+        for (label, problem), way in solve(costs, uses, self._slack).items():
+            self._ways.setdefault((label, problem.key), way)
         self._settled.add(key)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -91,7 +95,7 @@ class Planner:
     def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take every problem as a run did before, so that its numbers come out the same."""
         for row in rows:
-            self._ways[row["problem"]] = Way(row["norm"], row["sum"])
+            self._ways[row["use"], row["problem"]] = Way(row["norm"], row["sum"])
 
 
 def _apart(costs: Costs) -> Costs:

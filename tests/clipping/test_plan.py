@@ -105,14 +105,15 @@ APART, TOGETHER = Way("ghost", "product"), Way("instantiate", KEPT)
     ],
 )
 def test_larger_gradients_are_kept_while_the_slack_lasts(slack, ways):
-    uses = dict.fromkeys(COSTS, 1)
-    assert list(solve(COSTS, uses, slack).values()) == ways
+    uses = {problem: ["a use"] for problem in COSTS}
+    assert solve(COSTS, uses, slack) == {("a use", p): w for p, w in zip(COSTS, ways, strict=True)}
 
 
-def test_a_problem_that_many_uses_pose_takes_their_sum_of_the_slack():
-    uses = {SMALL: 1, LARGE: 4, LARGEST: 1}
-    assert solve(COSTS, uses, 0.06)[LARGE] == APART  # 40 numbers; 36 are allowed
-    assert solve(COSTS, uses, 0.07)[LARGE] == TOGETHER
+def test_of_the_uses_that_pose_a_problem_as_many_keep_as_the_slack_allows():
+    uses = {SMALL: ["a"], LARGE: ["b", "c", "d", "e"], LARGEST: ["f"]}
+    found = solve(COSTS, uses, 0.04)  # 24 numbers: two gradients of 10 more than their pairs
+    assert [label for label in "bcde" if found[label, LARGE] == TOGETHER] == ["b", "c"]
+    assert found["f", LARGEST] == APART
 
 
 def test_the_engine_says_which_way_each_product_was_taken():

@@ -11,10 +11,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dpexp.clipping.per_sample import Dense, PerSampleGrad, accumulation_dtype, chunks, zero_rows
+from dpexp.clipping.per_sample import (
+    Dense,
+    PerSampleGrad,
+    accumulation_dtype,
+    chunks,
+    squared_norms_of,
+    zero_rows,
+)
 from dpexp.clipping.plan import KEPT, NormWay, Problem, Way, is_instantiating
 from dpexp.clipping.rules.geometry import Geometry, numbers_of
-from dpexp.clipping.rules.gram import gram_product, triangular_gram_product
+from dpexp.clipping.rules.gram import GRAM_PRODUCTS
 from dpexp.clipping.rules.outer import cached, gram_ways
 from dpexp.clipping.rules.patches import (
     gradients_by_correlation,
@@ -121,7 +128,7 @@ class ConvolutionOuter:
         """
         if is_instantiating(self.way.norm):
             every = chunks(self.num_samples, self.shape.numel(), workspace)
-            return torch.cat([self.per_sample(rows).flatten(1).square().sum(1) for rows in every])
+            return torch.cat([squared_norms_of(self.per_sample(rows)) for rows in every])
         way = next(way for way in self.problem.norms if way.name == self.way.norm)
         every = chunks(self.num_samples, way.num_held, cached(workspace))
         return torch.cat([self._gram_product(*self._rows(rows)) for rows in every]).clamp_min(0)
@@ -129,9 +136,8 @@ class ConvolutionOuter:
     def _gram_product(self, x: Tensor, grad_y: Tensor) -> Tensor:
         if self.way.norm == "pixels":
             return pixel_gram_product(x, grad_y, self.shape[2:], self.geometry)
-        product = triangular_gram_product if self.way.norm == "triangle" else gram_product
         u, g = self._products(x, grad_y)
-        return product(u.transpose(-1, -2), g.transpose(-1, -2))
+        return GRAM_PRODUCTS[self.way.norm](u.transpose(-1, -2), g.transpose(-1, -2))
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         # In the dtype of the weights: rounded to bfloat16, C_n would let a sample pass its bound.
@@ -173,6 +179,7 @@ def convolution_problem(
         # Shifting is additions, bound by memory: each counts for four.
         count = pixels**2 * (x[1] + grad_y[1] + 4 * sum(kernel))
         norms.append(NormWay("pixels", count, 3 * pixels**2))
+    if groups == 1 and not geometry.transposed and numbers_of(kernel) > 1:
         met = geometry.num_visits(kernel, x[2:], grad_y[2:])
         sums.append(("offsets", met * x[1] * grad_y[1]))
     if weight[1] == 1 and groups > 1 and not geometry.transposed:

@@ -60,13 +60,11 @@ class Geometry:
         """Return at how many pairs of kernel offset and position a pixel, not padding, is met."""
         met = 1
         for axis in range(self.dims):
-            step, size, places = self.stride[axis], inputs[axis], outputs[axis]
-            met *= sum(
-                1
+            outs = [
+                overlap(inputs[axis], outputs[axis], shift, self.stride[axis])[0]
                 for shift in self.shifts(kernel, axis)
-                for place in range(places)
-                if 0 <= place * step + shift < size
-            )
+            ]
+            met *= sum(out.stop - out.start for out in outs)
         return met
 
     def __str__(self) -> str:
@@ -81,11 +79,19 @@ class Geometry:
         return "x".join(map(str, numbers if len(set(numbers)) > 1 else numbers[:1]))
 
 
-def overlap(size: int, places: int, shift: int) -> tuple[slice, slice]:
-    """Return where outputs and the pixels `shift` further on meet: slices of outputs and pixels."""
-    first = max(0, -shift)
-    last = max(first, min(places, size - shift))
-    return slice(first, last), slice(first + shift, last + shift)
+def overlap(size: int, places: int, shift: int, stride: int = 1) -> tuple[slice, slice]:
+    """Return which outputs meet which pixels, as slices: output t meets pixel t stride + shift.
+
+    Args:
+        size: Number of pixels; outside of them is padding.
+        places: Number of outputs.
+        shift: Pixels.
+        stride: Pixels.
+    """
+    first = max(0, -(shift // stride))
+    last = max(first, min(places, (size - 1 - shift) // stride + 1))
+    start = first * stride + shift
+    return slice(first, last), slice(start, start + (last - first) * stride, stride)
 
 
 def numbers_of(shape: Sequence[int]) -> int:

@@ -3,6 +3,7 @@
 Axes: n sample, t position. U is (n, t, i) and G (n, t, o), both as views of any strides.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,26 @@ def triangular_gram_product(u: Tensor, grad_y: Tensor) -> Tensor:
     return 2 * below + triangular_gram_product(u0, g0) + triangular_gram_product(u1, g1)
 
 
+def symmetric_gram_product(u: Tensor, grad_y: Tensor) -> Tensor:
+    """Return the same sample by sample, by BLAS's own product of a matrix with its transpose.
+
+    NumPy calls it (syrk) where both factors are one array; torch has no way to it. On another
+    device than the CPU it is the product by triangles.
+    """
+    if u.device.type != "cpu":
+        return triangular_gram_product(u, grad_y)
+    pairs = zip(*(t.flatten(0, -3).numpy() for t in (u, grad_y)), strict=True)
+    found = torch.tensor([np.vdot(a @ a.T, b @ b.T) for a, b in pairs], dtype=u.dtype)
+    return found.view(u.shape[0], -1).sum(1)
+
+
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return the inner product of each sample's block, shape (n,)."""
-    n = a.shape[0]
-    return torch.bmm(a.reshape(n, 1, -1), b.reshape(n, -1, 1)).view(n)
+    """Return the inner product of each sample, shape (n,); `b` may have other axes."""
+    return (a * b.view(a.shape)).flatten(1).sum(1)
+
+
+GRAM_PRODUCTS = {
+    "ghost": gram_product,
+    "triangle": triangular_gram_product,
+    "syrk": symmetric_gram_product,
+}

@@ -9,9 +9,16 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dpexp.clipping.per_sample import Dense, PerSampleGrad, accumulation_dtype, chunks, zero_rows
+from dpexp.clipping.per_sample import (
+    Dense,
+    PerSampleGrad,
+    accumulation_dtype,
+    chunks,
+    squared_norms_of,
+    zero_rows,
+)
 from dpexp.clipping.plan import KEPT, NormWay, Problem, Way, is_instantiating
-from dpexp.clipping.rules.gram import SMALLEST, gram_product, triangular_gram_product
+from dpexp.clipping.rules.gram import GRAM_PRODUCTS, SMALLEST
 
 # Gram matrices are worked through in pieces of this many numbers, which stay in a core's cache.
 CACHED_NUMBERS = 2**18
@@ -69,12 +76,11 @@ class Outer:
         dtype = accumulation_dtype(self.x, self.grad_y)
         num_positions = self.x.shape[1]
         if num_positions == 1:
-            squares = (t.to(dtype).square().sum((1, 2)) for t in (self.x, self.grad_y))
-            return next(squares) * next(squares)
+            return squared_norms_of(self.x) * squared_norms_of(self.grad_y)
         if is_instantiating(self.way.norm):
             every = chunks(self.num_samples, self.shape.numel(), workspace)
-            return torch.cat([self.per_sample(rows).square().sum((1, 2)) for rows in every])
-        product = triangular_gram_product if self.way.norm == "triangle" else gram_product
+            return torch.cat([squared_norms_of(self.per_sample(rows)) for rows in every])
+        product = GRAM_PRODUCTS[self.way.norm]
         every = chunks(self.num_samples, 2 * num_positions**2, cached(workspace))
         parts = [product(self.x[rows].to(dtype), self.grad_y[rows].to(dtype)) for rows in every]
         return torch.cat(parts).clamp_min(0)
@@ -113,6 +119,7 @@ def gram_ways(
     ways = [NormWay("ghost", ghost, whole + unfolded)]
     if positions > SMALLEST:
         ways.append(NormWay("triangle", ghost * 5 // 8, whole // 4 + unfolded))
+        ways.append(NormWay("syrk", ghost * 5 // 8, whole + unfolded))
     return tuple(ways)
 
 

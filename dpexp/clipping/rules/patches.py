@@ -80,7 +80,7 @@ def _sum_of_windows(gram: Tensor, a: int, b: int, shifts: list[int], places: int
 
 
 def sum_by_offsets(x: Tensor, grad_y: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:
-    """Return sum_n dl_n/dW, shape (p, c, *kernel), for a kernel that visits every pixel.
+    """Return sum_n dl_n/dW, shape (p, c, *kernel), for one group of channels.
 
     For each kernel offset, one matrix product over the positions at which it meets a pixel: where
     images are not much larger than the kernel, most offsets meet padding and are left out.
@@ -90,7 +90,12 @@ def sum_by_offsets(x: Tensor, grad_y: Tensor, kernel: Sequence[int], geometry: G
     total = x.new_zeros(numbers_of(kernel), grad_y.shape[1], x.shape[1])
     for index, offset in enumerate(product(*(range(size) for size in kernel))):
         met = [
-            overlap(x.shape[2 + axis], grad_y.shape[2 + axis], geometry.shifts(kernel, axis)[i])
+            overlap(
+                x.shape[2 + axis],
+                grad_y.shape[2 + axis],
+                geometry.shifts(kernel, axis)[i],
+                geometry.stride[axis],
+            )
             for axis, i in enumerate(offset)
         ]
         if all(out.stop > out.start for out, _ in met):
