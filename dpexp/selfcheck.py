@@ -33,7 +33,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
 NUM_SAMPLES = 3
 NUM_CLASSES = 10
 # From 32 pixels on, so that even deep or patched layers see several positions.
-_SIZES = (32, 48, 56, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)
+SIZES = (32, 48, 56, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Reference:
     Attributes:
         norms: |g_n|, shape (n,).
         clipped: sum_n min(1, R / |g_n|) g_n for each parameter, R the median norm.
-        plain: sum_n g_n for each parameter.
+        plain: sum_n g_n for each parameter; empty if not wanted.
     """
 
     norms: Tensor
@@ -88,7 +88,7 @@ def run(config: TrainConfig) -> bool:
     """Check the model of `config`, printing what is found; return whether all is exact."""
     built, images = smallest(config)
     model = built.module
-    labels = torch.arange(len(images)) % NUM_CLASSES
+    labels = labels_for(images)
     randomise(model)
     share = built.num_trainable / built.num_params
     _say(f"model     {built.name}: {built.num_params:,} parameters, {share:.0%} trainable")
@@ -98,9 +98,10 @@ def run(config: TrainConfig) -> bool:
     _say(f"input     {len(images)} samples of {size}, the smallest it takes; float64")
     reference = reference_of(model, images, labels)
     tiny = tiny_gradients(reference)
+    named = f": {', '.join(tiny[:4])}{', ...' * (len(tiny) > 4)}" if tiny else ""
     _say(
-        f"loop      {len(reference.plain)} parameters; gradients of {len(tiny)} are below 1e-3 of "
-        f"the median" + (f": {', '.join(tiny[:4])}" if tiny else "") + (", ..." * (len(tiny) > 4))
+        f"loop      {len(reference.clipped)} parameters; gradients of {len(tiny)} are below 1e-3 "
+        f"of the median{named}"
     )
     _say(f"{'algorithm':14}{'passes':>7}{'norm error':>12}{'grad error':>12}{'MiB':>9}{'s':>7}")
     findings = []
@@ -121,10 +122,20 @@ def smallest(config: TrainConfig) -> tuple[BuiltModel, Tensor]:
     Raises:
         ModelError: If it takes none of the sizes tried.
     """
+    return next(at_sizes(config))
+
+
+def at_sizes(config: TrainConfig) -> Iterator[tuple[BuiltModel, Tensor]]:
+    """Yield the model in float64 and images for it, at every input size it takes, smallest first.
+
+    Raises:
+        ModelError: If it takes none of the sizes tried.
+    """
     own = OWN_NETWORKS.get(config.model.name)
     asked = config.model.image_size or (own.image_size if own else None)
     reasons = []
-    for size in (asked,) if asked else _SIZES:
+    is_taken = False
+    for size in (asked,) if asked else SIZES:
         try:
             model_config = replace(config.model, image_size=size)
             built = build(model_config, num_classes=NUM_CLASSES, seed=config.seed)
@@ -133,14 +144,17 @@ def smallest(config: TrainConfig) -> tuple[BuiltModel, Tensor]:
             shape = (NUM_SAMPLES, built.channels, size, size)
             images = torch.randn(shape, generator=generator, dtype=torch.float64)
             with torch.no_grad():
-                outputs = built.module(images)
+                losses_of(built.module, images, labels_for(images))
         except (RuntimeError, ValueError, AssertionError, ArithmeticError, IndexError) as error:
             if _is_about_name(error):
                 raise
             reasons.append(f"{size}: {str(error).splitlines()[0]}")
             continue
-        if outputs.shape == (NUM_SAMPLES, NUM_CLASSES):
-            return built, images
+        is_taken = True
+        yield built, images
+        del built  # before the next is built: some are of gigabytes
+    if is_taken:
+        return
     raise ModelError(
         f"model.name={config.model.name} takes none of the input sizes tried ({reasons[-1]}), so "
         f"it cannot be checked; give one with model.image_size="
@@ -149,6 +163,18 @@ def smallest(config: TrainConfig) -> tuple[BuiltModel, Tensor]:
 
 def _is_about_name(error: Exception) -> bool:
     return isinstance(error, ModelError) and "model.name" in str(error)
+
+
+def labels_for(images: Tensor) -> Tensor:
+    """Return a label for each image, all of them different."""
+    return torch.arange(len(images)) % NUM_CLASSES
+
+
+def losses_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return each sample's loss: its cross entropy, summed over the classifiers the model has."""
+    outputs = model(images)
+    heads = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    return torch.stack([cross_entropy(y, labels, reduction="none") for y in heads]).sum(0)
 
 
 def randomise(model: nn.Module) -> None:
@@ -164,31 +190,34 @@ def randomise(model: nn.Module) -> None:
             else:
                 param.copy_(1 + 0.3 * noise if param.ndim == 1 else 0.5 * noise)
     for module in model.modules():
-        for attribute in ("p", "drop_prob", "attn_drop", "drop"):
+        for attribute in ("p", "drop_prob", "drop_rate", "attn_drop", "drop", "dropout"):
             if isinstance(getattr(module, attribute, None), float):
                 setattr(module, attribute, 0.0)
 
 
-def reference_of(model: nn.Module, images: Tensor, labels: Tensor) -> Reference:
+def reference_of(
+    model: nn.Module, images: Tensor, labels: Tensor, *, has_plain: bool = True
+) -> Reference:
     """Return norms and sums from a loop over samples, one ordinary backward pass each."""
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def gradient(n: int) -> dict[str, Tensor]:
-        loss = cross_entropy(model(images[n : n + 1]), labels[n : n + 1])
-        grads = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+        loss = losses_of(model, images[n : n + 1], labels[n : n + 1])
+        grads = torch.autograd.grad(loss.sum(), list(params.values()), materialize_grads=True)
         return dict(zip(params, grads, strict=True))
 
     squares = [sum(g.square().sum() for g in gradient(n).values()) for n in range(len(images))]
     norms = torch.stack([torch.as_tensor(s) for s in squares]).sqrt()
     bound = norms.median()
     clipped = {name: torch.zeros_like(p) for name, p in params.items()}
-    plain = {name: torch.zeros_like(p) for name, p in params.items()}
+    plain = {name: torch.zeros_like(p) for name, p in params.items()} if has_plain else {}
     for n in range(len(images)):
         # Once more, so that no two samples' gradients are in memory together.
         factor = (bound / norms[n]).clamp(max=1)
         for name, grad in gradient(n).items():
-            clipped[name] += factor * grad
-            plain[name] += grad
+            clipped[name].add_(grad, alpha=float(factor))
+            if has_plain:
+                plain[name] += grad
     return Reference(norms, clipped, plain)
 
 
@@ -196,7 +225,7 @@ def tiny_gradients(reference: Reference) -> list[str]:
     """Return the parameters whose gradient entries are below 1e-3 of the median parameter's."""
     sizes = {
         name: float(g.square().mean().sqrt()) if g.numel() else 0.0
-        for name, g in reference.plain.items()
+        for name, g in reference.clipped.items()
     }
     median = sorted(sizes.values())[len(sizes) // 2]
     return [name for name, size in sizes.items() if size < 1e-3 * median]
@@ -231,7 +260,7 @@ def _check_one(
 
     def once() -> Tensor:
         model.zero_grad(set_to_none=True)
-        losses = cross_entropy(model(images), labels, reduction="none")
+        losses = losses_of(model, images, labels)
         losses.register_hook(count)
         return engine.backward(losses)
 
@@ -242,18 +271,20 @@ def _check_one(
     seconds = time.perf_counter() - start
     counted = passes
     sums = reference.plain if algorithm == "nonprivate" else reference.clipped
-    worst, error = _worst(model, sums)
-    has_norms = algorithm != "nonprivate"
-    norm_error = (
-        float(((norms - reference.norms) / reference.norms).abs().max()) if has_norms else 0
-    )
+    worst, error = worst_gradient(model, sums)
+    norm_error = worst_norm(norms, reference) if algorithm != "nonprivate" else 0
     # Freed here, not while memory is watched: that would count as room.
     model.zero_grad(set_to_none=True)
     peak = peak_live_bytes(once, images.device)
     return Finding(algorithm, counted, norm_error, error, worst, peak / 2**20, seconds)
 
 
-def _worst(model: nn.Module, sums: dict[str, Tensor]) -> tuple[str, float]:
+def worst_norm(norms: Tensor, reference: Reference) -> float:
+    """Return the largest relative error of a norm."""
+    return float(((norms - reference.norms) / reference.norms).abs().max())
+
+
+def worst_gradient(model: nn.Module, sums: dict[str, Tensor]) -> tuple[str, float]:
     """Return the parameter whose `.grad` is furthest from its reference, and the relative error.
 
     Where a parameter's own gradient is next to nothing, the error is relative to the whole.
