@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dpexp.clipping.rules import decompose
+from dpexp.clipping.rules import decompose, recurrent
 from dpexp.clipping.rules.broadcast import ELEMENTWISE, bind_broadcast
 from dpexp.clipping.rules.concatenation import bind_concatenation
 from dpexp.clipping.rules.convolution import bind_convolution, bind_transposed_convolution
@@ -37,9 +37,6 @@ DECOMPOSITIONS: dict[Callable, Callable] = {
     F.batch_norm: decompose.batch_norm,
     F.rms_norm: decompose.rms_norm,
 }
-
-# One call over all time steps, whose initial state is of the batch without coming from it.
-RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 MATRIX_PRODUCTS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 
@@ -87,15 +84,19 @@ def decomposition(func: Callable, args: tuple, kind: Callable[[Any], Kind]) -> C
     """Return the function that computes the same in several watched steps, if there is one."""
     if func in MATRIX_PRODUCTS:
         return decompose.matrix_product if decompose.is_linear_map(args, kind) else None
+    name = getattr(func, "__name__", "")
+    if name in recurrent.STEPS and not recurrent.is_packed(args):
+        return recurrent.recurrence(name)
     return DECOMPOSITIONS.get(func)
 
 
 def bind(func: Callable, args: tuple, kwargs: dict, kind: Callable[[Any], Kind]) -> Bound:
     """Take a call of the batch and parameters apart, by its own rule or the general one."""
-    if getattr(func, "__name__", "") in RECURRENT:
+    if getattr(func, "__name__", "") in recurrent.STEPS:
         raise UncoveredParameterError(
-            f"the fused recurrent operation {func.__name__!r} gives no per-sample gradients of its "
-            f"parameters. Write the recurrence step by step, with nn.Linear, or freeze the layer"
+            f"{func.__name__!r} of packed sequences lays the samples out by time steps, so its "
+            f"parameters' per-sample gradients are not known. Give it padded sequences (not "
+            f"pack_padded_sequence), or freeze the layer"
         )
     bound = BINDS[func](func, args, kwargs, kind) if func in BINDS else None
     return bound or bind_general(func, args, kwargs, kind)
