@@ -9,7 +9,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from dpexp.clipping.factors import ClipFunction
 from dpexp.clipping.gradients import OwnedGradients
-from dpexp.clipping.groups import Group, instantiated, total_norms
+from dpexp.clipping.groups import Group, Waiting, instantiated, may_have, total_norms
 from dpexp.clipping.independence import Independence
 from dpexp.clipping.measure import measured
 from dpexp.clipping.per_sample import PerSampleGrad, PulledBack
@@ -74,12 +74,13 @@ class Clipper:
         self._independence = Independence(views)
         self._proved_graphs: set[tuple[str, ...]] = set()
 
-    def backward(self, losses: Tensor, mask: Tensor) -> Tensor:
+    def backward(self, losses: Tensor, mask: Tensor, *, is_planned: bool = True) -> Tensor:
         """Add sum_n C_n g_n to `.grad`; return |g_n|, shape (n,), or NaN where none is computed.
 
         Args:
             losses: One per sample, shape (n,), n at least 1.
             mask: Which samples count, shape (n,).
+            is_planned: Whether calls met for the first time are measured, and a plan made of it.
 
         Raises:
             UncoveredParameterError: If a trainable parameter reaches the losses past the tap.
@@ -98,7 +99,8 @@ class Clipper:
             self._plain_backward(losses, mask.to(losses.dtype))
             norms = torch.full_like(losses, torch.nan).detach()
         else:
-            self._settle_plan(losses, uses)
+            if is_planned:
+                self._settle_plan(losses, uses)
             groups = self._measure(losses, uses, mask)
             norms = total_norms(groups, losses.detach())
             if self._algorithm in TWO_PASSES:
@@ -135,6 +137,7 @@ class Clipper:
         """Run the backward pass that finds the norms; clip each group as it completes."""
         groups = self._fresh_groups(uses)
         group_of = {p: group for group in groups for p in group.uses_left}
+        waiting = Waiting()
 
         def receive(use: Use, saved: Sequence[Tensor], grad_y: Any) -> None:
             touched: set[Group] = set()
@@ -143,13 +146,22 @@ class Clipper:
                 touched.add(group_of[param])
             for group in touched:
                 if group.is_complete and group.is_kept:
-                    weights, dropped = self._factors(group.norms, mask)
-                    for param, total in group.clipped_sums(weights, dropped):
-                        self._gradients.add(param, total)
+                    self._clip(waiting.after(group), mask)
 
         self._run(losses, receive, retain_graph=self._algorithm in TWO_PASSES)
         assert all(group.is_complete for group in groups), "the backward pass missed a use"
+        self._clip(waiting.rest(), mask)
         return groups
+
+    def _clip(self, groups: list[Group], mask: Tensor) -> None:
+        """Add the clipped sums of complete groups to `.grad`."""
+        if not groups:
+            return
+        weights, dropped = self._factors(torch.stack([g.norms for g in groups]), mask)
+        has_dropped = may_have(dropped)
+        for group, *each in zip(groups, weights, dropped, strict=True):
+            for param, total in group.clipped_sums(*each, has_dropped=has_dropped):
+                self._gradients.add(param, total)
 
     def _settle_plan(self, losses: Tensor, uses: list[Use]) -> None:
         """Time the ways of every product, the first time that calls like these are met."""
@@ -173,7 +185,7 @@ class Clipper:
                         costs[problem] = measured(grad, self._workspace)
 
         self._run(losses, receive, retain_graph=True)
-        self.planner.settle(key, costs, labels, losses.shape[0])
+        self.planner.settle(key, costs, labels)
 
     def _fresh_groups(self, uses: list[Use]) -> list[Group]:
         counts = dict.fromkeys(self.tap.names, 0)
@@ -202,14 +214,14 @@ class Clipper:
                 yield param, instantiated(pulled) if self._algorithm == "instantiate" else pulled
 
     def _factors(self, norms: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return C_n, and which samples contribute exactly nothing."""
+        """Return C_n, and which samples contribute exactly nothing; one row a group if several."""
         dropped = ~torch.isfinite(norms) | ~mask
         factors = self._function(norms, self._bound, self._stability)
         return factors.masked_fill(dropped, 0.0), dropped
 
     def _weighted_backward(self, losses: Tensor, weights: Tensor, dropped: Tensor) -> None:
         """Run the second backward pass: the gradient of sum_n C_n losses[n], added to `.grad`."""
-        if not dropped.any():
+        if not may_have(dropped):
             self._plain_backward(losses, weights)
             return
         ones = torch.ones_like(weights)

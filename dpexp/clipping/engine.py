@@ -167,6 +167,24 @@ class PrivacyEngine:
             return losses.detach()
         return self._clipper.backward(losses, mask)
 
+    def rehearse(self, losses: Tensor) -> None:
+        """Run `backward` to find what it would refuse, and throw its sums away.
+
+        No plan is made, for which a rehearsal's few samples would not speak. A `.grad` that was
+        there before is lost.
+
+        Args:
+            losses: As for `backward`.
+
+        Raises:
+            EngineError, UncoveredParameterError, CrossSampleError: As `backward` does.
+        """
+        losses = self._per_sample_losses(losses)
+        check_unchanged(self.model, self.names)
+        if losses.shape[0]:
+            self._clipper.backward(losses, _checked_mask(None, losses), is_planned=False)
+        self._gradients.discard()
+
     def _per_sample_losses(self, losses: Tensor) -> Tensor:
         if not isinstance(losses, Tensor) or losses.ndim != 1:
             found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__

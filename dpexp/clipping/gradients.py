@@ -65,6 +65,12 @@ class OwnedGradients:
         grads = {p: p.grad for p in self.names if p.grad is not None}
         self._written = {p: (ref(grad), grad._version) for p, grad in grads.items()}
 
+    def discard(self) -> None:
+        """Leave every parameter without a `.grad`."""
+        for param in self.names:
+            param.grad = None
+        self.give_up()
+
     def give_up(self) -> None:
         """Count no `.grad` as the engine's any more: a second step must not reuse its noise."""
         self._written = {}

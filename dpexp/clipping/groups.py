@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from dpexp.clipping.per_sample import Dense, PerSampleGrad, Summed
 
+# Numbers that complete groups may hold together while they wait: 2^20 are 4 MiB of float32.
+WAITING_NUMBERS = 2**20
+
 
 @dataclass(eq=False)
 class Group:
@@ -57,20 +60,55 @@ class Group:
         return self.squared_norms.sqrt()
 
     def clipped_sums(
-        self, weights: Tensor, dropped: Tensor
+        self, weights: Tensor, dropped: Tensor, *, has_dropped: bool
     ) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Yield sum_n C_n g_n of each parameter, freeing what was held for it.
 
         Args:
             weights: C_n, shape (n,).
             dropped: Samples that contribute exactly nothing, whatever they hold, shape (n,).
+            has_dropped: Whether there may be one.
         """
-        has_dropped = bool(dropped.any())
         for param in list(self.held):
             grad = self.held.pop(param)
             if has_dropped:
                 grad = grad.zero_where(dropped)
             yield param, grad.weighted_sum(weights)
+
+
+class Waiting:
+    """Complete groups that wait for each other, so that their factors are had at one stroke.
+
+    A group that holds fewer numbers than its gradients waits to the end: its sums would take more
+    memory than it does.
+    """
+
+    def __init__(self) -> None:
+        self._small: list[Group] = []
+        self._large: list[Group] = []
+        self._num_held = 0
+
+    def after(self, group: Group) -> list[Group]:
+        """Take a complete group; return those that are to be clipped now."""
+        num_held = sum(grad.num_held for grad in group.held.values())
+        if num_held < sum(param.numel() for param in group.held):
+            self._small.append(group)
+            return []
+        self._large.append(group)
+        self._num_held += num_held
+        if self._num_held <= WAITING_NUMBERS:
+            return []
+        ready, self._large, self._num_held = self._large, [], 0
+        return ready
+
+    def rest(self) -> list[Group]:
+        """Return those that still wait, at the end."""
+        return self._large + self._small
+
+
+def may_have(dropped: Tensor) -> bool:
+    """Return whether a sample may be dropped, without waiting for a device that runs ahead."""
+    return dropped.device.type != "cpu" or bool(dropped.any())
 
 
 def instantiated(grad: PerSampleGrad) -> PerSampleGrad:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dpexp.clipping.plan import (
+    BALANCED_SLACK,
     FIXED,
     KEPT,
     RULES,
@@ -17,6 +18,7 @@ from dpexp.clipping.plan import (
     solve,
 )
 from dpexp.config import Algorithm, Plan, Style
+from dpexp.errors import EngineError
 
 
 class Planner:
@@ -59,7 +61,6 @@ class Planner:
         key: Any,
         costs: Mapping[Problem, Costs],
         uses: Mapping[Problem, Sequence[str]],
-        num_samples: int,
     ) -> None:
         """Decide the ways of all problems of a call; those decided before stay as they are.
 
@@ -67,13 +68,14 @@ class Planner:
             key: Of the call.
             costs: Of each problem, seconds a sample.
             uses: Labels of the uses that pose each problem.
-            num_samples: n.
         """
         if not self._is_flat:
-            # Nothing waits for other groups' norms; a gradient is held for a moment, if it fits.
-            most = self._workspace // num_samples
+            # Nothing waits for other groups' norms: a gradient is held for a moment, if it fits.
+            pairs = sum(problem.num_held * len(labels) for problem, labels in uses.items())
             costs = {
-                problem: each if problem.num_gradient <= most or problem.saves else _apart(each)
+                problem: each
+                if problem.num_gradient <= problem.num_held + BALANCED_SLACK * pairs
+                else _apart(each)
                 for problem, each in costs.items()
             }
         for (label, problem), way in solve(costs, uses, self._slack).items():
@@ -93,9 +95,20 @@ class Planner:
         ]  # fmt: skip
 
     def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take every problem as a run did before, so that its numbers come out the same."""
+        """Take every problem as a run did before, so that its numbers come out the same.
+
+        Raises:
+            EngineError: If a row does not say use, problem, norm and sum.
+        """
         for row in rows:
-            self._ways[row["use"], row["problem"]] = Way(row["norm"], row["sum"])
+            try:
+                self._ways[row["use"], row["problem"]] = Way(row["norm"], row["sum"])
+            except (KeyError, TypeError) as error:
+                raise EngineError(
+                    f"the plan has a row without {error}: it is damaged, or of another version of "
+                    f"dpexp, and sums would round in another way than before. Delete plan.json to "
+                    f"go on with a new plan"
+                ) from None
 
 
 def _apart(costs: Costs) -> Costs:

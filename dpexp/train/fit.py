@@ -20,7 +20,7 @@ from dpexp.record.wandb_mirror import WandbMirror
 from dpexp.sampling import derive_seed, draw, micro_batches, poisson_batch
 from dpexp.train.checkpoint import save_checkpoint
 from dpexp.train.evaluate import Evaluation, EvaluationStopped, evaluate, some_of
-from dpexp.train.job import Job
+from dpexp.train.job import Job, plan_document
 from dpexp.train.optimization import lr_factor, set_lr
 from dpexp.train.step import StepStats, train_step
 
@@ -121,6 +121,8 @@ def fit(
                 folder.log_metrics(done, metrics)
                 mirror.log(done, metrics)
             if stop.is_set or has_diverged or done % save_every == 0 or done == num_steps:
+                # Before the weights: a run that goes on from them clips as it did before.
+                folder.write_document("plan.json", plan_document(job))
                 save_checkpoint(folder, job.model, job.optimizer, done)
                 folder.set_status("running", step=done, steps=num_steps)
             if has_diverged:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,8 +146,18 @@ def prove(job: Job) -> None:
         with job.autocast():
             logits = job.model(images.to(job.device))
         losses = cross_entropy(logits.float(), labels.to(job.device), reduction="none")
-        job.engine.backward(losses)
-    job.optimizer.zero_grad(set_to_none=True)
+        job.engine.rehearse(losses)
+
+
+def plan_document(job: Job) -> dict[str, Any]:
+    """Return what is to be the same for sums to round alike: how each use was clipped so far."""
+    clipping = job.config.clipping
+    return {
+        "algorithm": clipping.algorithm if job.engine else "none",
+        "plan": clipping.plan,
+        "micro_batch": job.micro_batch,
+        "uses": job.engine.plan_rows() if job.engine else [],
+    }
 
 
 def load_model_and_data(

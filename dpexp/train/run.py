@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,12 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
             )
         config = with_overrides(saved_config(folder), overrides)
         folder.check_same_run(to_dict(config))
+        plan = folder.read_document("plan.json") if (path / "plan.json").exists() else {}
+        if config.micro_batch is None and plan:
+            config = replace(config, micro_batch=plan["micro_batch"])
         job = prepare(config, announce=say)
+        if job.engine is not None and plan:
+            job.engine.load_plan(plan["uses"])
         step = load_state(folder, job.model, job.optimizer)
         if job.engine is not None:
             job.engine.load_state_dict({"num_steps": step})
@@ -121,10 +127,9 @@ def _mirror(job: Job, folder: RunFolder) -> WandbMirror:
 def _write_outcome(
     job: Job, folder: RunFolder, mirror: WandbMirror, outcome: Outcome, seconds: float
 ) -> dict[str, Any]:
-    """Write privacy.json, plan.json and, for a run that ended, its measures; return the summary."""
+    """Write privacy.json and, for a run that ended, its measures; return the summary."""
     deal = job.deal
     folder.write_document("privacy.json", privacy_document(deal, job.config, outcome.steps_done))
-    folder.write_document("plan.json", _plan_document(job))
     summary: dict[str, Any] = {
         "privacy/epsilon": deal.epsilon_after(outcome.steps_done),
         "privacy/delta": deal.delta,
@@ -149,16 +154,6 @@ def _write_outcome(
             bins = outcome.reliability.to_dict()
             mirror.log_reliability(outcome.steps_done, folder.reliability_figure, bins)
     return summary
-
-
-def _plan_document(job: Job) -> dict[str, Any]:
-    clipping = job.config.clipping
-    return {
-        "algorithm": clipping.algorithm if job.engine else "none",
-        "plan": clipping.plan,
-        "micro_batch": job.micro_batch,
-        "uses": job.engine.plan_rows() if job.engine else [],
-    }
 
 
 def _conclude(
