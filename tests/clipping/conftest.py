@@ -1,4 +1,4 @@
-"""Stricter than training: a warning is an error, but for vmap's remarks on its own speed."""
+"""Stricter than training: a warning is an error, but for torch's remarks on its own parts."""
 
 import pytest
 
@@ -9,3 +9,4 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.filterwarnings("error"))
             item.add_marker(pytest.mark.filterwarnings("ignore:There is a performance drop"))
             item.add_marker(pytest.mark.filterwarnings("ignore:Using padding='same' with even"))
+            item.add_marker(pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"))
