@@ -41,6 +41,18 @@ class SamplesOnAxis(nn.Module):
         return self.layer(x.movedim(0, self.axis)).movedim(self.axis, 0)
 
 
+class ChannelsLast(nn.Module):
+    """A layer whose inputs and output gradients lie in memory with the channels last."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x.contiguous(memory_format=torch.channels_last))
+        return y.permute(0, 2, 3, 1).contiguous()
+
+
 LINEAR = {
     "linear-vector": Case(lambda: nn.Linear(5, 3), (5,), "linear"),  # one position
     "linear-sequence": Case(lambda: nn.Linear(5, 3), (4, 5), "linear"),
@@ -102,6 +114,21 @@ CONVOLUTION = {
     "conv2d-valid": Case(convolution(2, 2, 3, 3, padding="valid"), (2, 5, 5), "conv2d"),
     # Padded on one side more than on the other, so not by the rule but the general way.
     "conv2d-same-even": Case(convolution(2, 2, 3, 2, padding="same"), (2, 5, 5), "conv2d general"),
+    "conv2d-channels-last": Case(
+        lambda: ChannelsLast(nn.Conv2d(3, 4, 3, stride=2, padding=1)),
+        (3, 9, 8),
+        "conv2d",
+        has_vmap=False,
+    ),
+    "conv2d-dense-channels-last": Case(
+        lambda: ChannelsLast(nn.Conv2d(3, 4, 3, padding=1)), (3, 9, 8), "conv2d", has_vmap=False
+    ),
+    "conv2d-depthwise-channels-last": Case(
+        lambda: ChannelsLast(nn.Conv2d(4, 4, 3, groups=4, padding=1)),
+        (4, 5, 6),
+        "conv2d",
+        has_vmap=False,
+    ),
     "conv3d": Case(convolution(3, 2, 3, 2, stride=(1, 2, 1)), (2, 3, 4, 3), "conv3d"),
     "conv3d-groups": Case(convolution(3, 4, 4, 2, groups=2, padding=1), (4, 2, 3, 2), "conv3d"),
 }

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from networks import EXACT, gradients_of, images, network
-from reference.gradients import by_loop, norms, weighted, weighted_outputs
+from reference.gradients import by_loop, norms, randomise_, weighted, weighted_outputs
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from dpexp.clipping.engine import PrivacyEngine
@@ -34,6 +35,32 @@ def test_a_sample_that_is_not_finite_contributes_exactly_zero(algorithm, style, 
         assert_close(found[kept], found_without, **EXACT)
         assert_close(grads, without, **EXACT)
     assert all(g.isfinite().all() for g in grads.values())
+
+
+class Steep(nn.Module):
+    """A network whose side branch has an infinite slope, and finite values, where it is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.side = nn.Linear(4, 3), nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.main(x) + self.side(x.clamp(min=0)).abs().sqrt()
+
+
+@pytest.mark.parametrize(("algorithm", "style"), WITH_STYLES)
+def test_an_infinite_gradient_of_one_layer_alone_drops_its_group(algorithm, style):
+    x = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).abs()
+    x[2] *= -1
+    model = randomise_(Steep().double())
+    assert weighted_outputs(model(x)).isfinite().all()
+    found, grads = clipped(x, model=model, algorithm=algorithm, style=style)
+    assert found.isfinite().tolist() == [True, True, False, True, True]
+    others = clipped(x[[0, 1, 3, 4]], model=randomise_(Steep().double()), style=style)[1]
+    assert_close(grads["side.weight"], others["side.weight"], **EXACT)
+    # Groups are clipped as the backward pass goes: another layer does not know of it.
+    is_dropped = torch.allclose(grads["main.weight"], others["main.weight"], **EXACT)
+    assert is_dropped is (style == "flat")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

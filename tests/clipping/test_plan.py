@@ -1,10 +1,15 @@
 """Which way a product is taken: the paper's rule at its boundary, what is fixed, what costs say."""
 
+from collections.abc import Callable
 from math import inf
+from typing import Any
 
 import pytest
-from networks import images, network
+import torch
+from networks import gradients_of, images, network
 from reference.gradients import weighted_outputs
+from torch import Tensor
+from torch.testing import assert_close
 
 from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.plan import (
@@ -20,6 +25,7 @@ from dpexp.clipping.plan import (
 )
 from dpexp.clipping.planner import Planner
 from dpexp.clipping.rules.outer import outer_problem
+from dpexp.errors import CrossSampleError, EngineError
 
 
 @pytest.mark.parametrize(
@@ -145,3 +151,80 @@ def test_a_plan_of_another_engine_is_followed():
     follower.backward(weighted_outputs(model(images(3))))
     assert follower.plan_rows() == rows
     assert {row["norm"] for row in rows} == {"instantiate"}
+
+
+def sums_of(rows: list[dict[str, Any]] | None = None) -> tuple[dict[str, Tensor], list]:
+    """Clipped sums in float32 of a run that follows a plan, and the plan of that run."""
+    model, x = network().float(), images(9).float()
+    engine = PrivacyEngine(model, clip_norm=1.0)
+    if rows is not None:
+        engine.load_plan(rows)
+    engine.backward(weighted_outputs(model(x)))
+    return gradients_of(model), engine.plan_rows()
+
+
+def costs_that_favour(norm: str) -> Callable[..., Costs]:
+    """Costs as if measured on a machine where one way is by far the fastest."""
+
+    def measured(product: Any, workspace: int) -> Costs:
+        names = [way.name for way in product.problem.norms]
+        sums = {name: 1.0 for name, _ in product.problem.sums}
+        return Costs({name: 1.0 + (name != norm) for name in names}, sums, {"instantiate": 1.5})
+
+    return measured
+
+
+def test_a_plan_taken_up_again_gives_bitwise_the_same_sums_on_another_machine(monkeypatch):
+    monkeypatch.setattr("dpexp.clipping.clipper.measured", costs_that_favour("ghost"))
+    monkeypatch.setattr("dpexp.clipping.planner.SLACKS", {"balanced": 0.0})
+    sums, rows = sums_of()
+    monkeypatch.setattr("dpexp.clipping.clipper.measured", costs_that_favour("instantiate"))
+    monkeypatch.setattr("dpexp.clipping.planner.SLACKS", {"balanced": inf})
+    resumed, same_rows = sums_of(rows)
+    assert same_rows == rows
+    assert all(torch.equal(resumed[name], g) for name, g in sums.items())
+    # Without it, that machine's plan is another, and its sums round in another way.
+    others, other_rows = sums_of()
+    assert other_rows != rows
+    assert not all(torch.equal(others[name], g) for name, g in sums.items())
+    assert_close(others, sums, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("row", [{"use": "a", "problem": "b", "norm": "ghost"}, {}, None])
+def test_a_damaged_plan_is_refused(row):
+    with pytest.raises(EngineError, match=r"the plan has a row without.*Delete plan.json"):
+        PrivacyEngine(network(), clip_norm=1.0).load_plan([row])
+
+
+def test_a_rehearsal_leaves_no_gradient_and_decides_nothing(monkeypatch):
+    calls = []
+    plain = costs_that_favour("ghost")
+
+    def measured(product: Any, workspace: int) -> Costs:
+        calls.append(product.num_samples)
+        return plain(product, workspace)
+
+    monkeypatch.setattr("dpexp.clipping.clipper.measured", measured)
+    model = network()
+    engine = PrivacyEngine(model, clip_norm=1.0)
+    engine.rehearse(weighted_outputs(model(images(2))))
+    assert all(p.grad is None for p in model.parameters())
+    assert not calls
+    engine.backward(weighted_outputs(model(images(9))))
+    assert set(calls) == {9}
+    model_alone = network()
+    alone = PrivacyEngine(model_alone, clip_norm=1.0)
+    alone.backward(weighted_outputs(model_alone(images(9))))
+    assert engine.plan_rows() == alone.plan_rows()
+    model.zero_grad()
+    engine.rehearse(weighted_outputs(model(images(0))))  # refuses nothing, and finds nothing
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_rehearsal_refuses_what_a_step_would():
+    model = network()
+    engine = PrivacyEngine(model, clip_norm=1.0)
+    with pytest.raises(EngineError, match="shape"):
+        engine.rehearse(weighted_outputs(model(images(2))).mean())
+    with pytest.raises(CrossSampleError, match="the loss of one sample"):
+        engine.rehearse(weighted_outputs(model(images(4))).cumsum(0))

@@ -1,5 +1,6 @@
 """Every clipping rule against per-sample gradients that autograd computes alone, in float64."""
 
+import warnings
 from functools import cache
 
 import pytest
@@ -179,3 +180,14 @@ def test_the_engine_clips_each_case_to_the_median_norm(name, algorithm, n):
     assert_close(found, size, **EXACT)
     wanted = weighted(expected, (bound / size).clamp(max=1))
     assert_close({k: model.get_parameter(k).grad for k in wanted}, wanted, **EXACT)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_empty_batch_of_each_case_has_a_gradient_of_zero(name):
+    case = CASES[name]
+    model = case.model()
+    engine = PrivacyEngine(model, clip_norm=1.0)
+    with warnings.catch_warnings(action="ignore"):  # torch's, of a variance of nothing
+        losses = weighted_outputs(model(case.samples(NUM_SAMPLES)[:0]))
+    assert engine.backward(losses).shape == (0,)
+    assert all(not p.grad.any() for p in model.parameters() if p.requires_grad)

@@ -61,6 +61,18 @@ def test_each_group_is_clipped_to_its_bound(style, function, split):
     assert_close(gradients_of(model), expected, **EXACT)
 
 
+@pytest.mark.parametrize("num_waiting", [0, 100, 2**60])
+@pytest.mark.parametrize("style", GROUPS)
+def test_how_long_groups_wait_for_each_other_changes_nothing(style, num_waiting, monkeypatch):
+    monkeypatch.setattr("dpexp.clipping.groups.WAITING_NUMBERS", num_waiting)
+    groups, grads = GROUPS[style], by_loop(network(), images(30))
+    model = network()
+    engine = PrivacyEngine(model, clip_norm=3.0, style=style)
+    assert_close(engine.backward(weighted_outputs(model(images(30)))), norms(grads), **EXACT)
+    bounds = [3.0 / math.sqrt(len(groups))] * len(groups)
+    assert_close(gradients_of(model), clipped_sum(grads, groups, bounds, "abadi", 0.0), **EXACT)
+
+
 @pytest.mark.parametrize("algorithm", ["mixed_ghost", "ghost", "fastgradclip", "instantiate"])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_papers_algorithms_take_every_function(function, algorithm):
