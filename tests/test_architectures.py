@@ -1,0 +1,61 @@
+"""A fifth of `scripts/architectures.txt`, one of every family that is small: exact, all of it.
+
+The whole list takes hours; `results/coverage` holds what it gave.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpexp.selfcheck import TOLERANCE
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+NAMES = (
+    # Attention, or what stands in for it.
+    "convit_tiny", "coat_lite_tiny", "cpubone_nano", "deit_tiny_distilled_patch16_224",
+    "edgenext_xx_small", "efficientvit_b0", "eva02_tiny_patch14_224", "gmlp_ti16_224",
+    "levit_128s", "mobilevit_xxs", "mobilevitv2_050", "pit_ti_224", "shvit_s1", "swiftformer_xs",
+    "visformer_tiny", "vit_tiny_patch16_224", "vit_tiny_patch16_dinov3_qkvb",
+    "vit_tiny_r_s16_p8_224", "xcit_nano_12_p16_224",
+    # Convolutions.
+    "convnext_atto", "convnext_atto_rms", "convnextv2_atto", "cs3darknet_focus_s", "cspnext_tiny",
+    "densenet121", "dla46x_c", "dpn48b", "eca_resnext26ts", "efficientnet_b0_gn",
+    "ese_vovnet19b_slim_dw", "fasternet_t0", "fastvit_t8", "fbnetc_100", "gernet_s",
+    "ghostnet_050", "hardcorenas_a", "hgnetv2_b0", "inception_next_atto", "lcnet_035",
+    "lcnetv2_small", "mambaout_femto", "mixnet_s", "mnasnet_small", "mobilenetv1_100",
+    "mobilenetv2_035", "mobilenetv3_small_050", "mobilenetv4_conv_small_035", "nf_regnet_b0",
+    "regnetx_002", "regnety_002", "regnetz_005", "repghostnet_050", "repvgg_a0", "repvit_m1",
+    "resnest14d", "resnet10t", "resnet18", "rexnet_100", "starnet_s050", "tinynet_e",
+    "torchvision:shufflenet_v2_x0_5", "torchvision:squeezenet1_1",
+)  # fmt: skip
+
+
+def load():
+    path = ROOT / "scripts" / "architectures.py"
+    spec = importlib.util.spec_from_file_location("architectures", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+architectures = load()
+
+
+def test_a_fifth_of_the_list_is_checked_here():
+    names = set(architectures.read_list())
+    assert set(NAMES) <= names
+    assert 5 * len(NAMES) >= len(names)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's and timm's on themselves
+@pytest.mark.parametrize("name", NAMES)
+def test_norms_and_clipped_sums_are_those_of_a_loop(name):
+    with torch.random.fork_rng():
+        model, images, reference, _ = architectures.prepare(name)
+    found = architectures.compare(model, images, reference, "auto")
+    assert found["norm"] <= TOLERANCE, name
+    assert found["gradient"] <= TOLERANCE, found["worst"]
