@@ -91,6 +91,13 @@ CONVOLUTION = {
     # Every pixel is visited, by more or less padding than keeps the size.
     "conv2d-padded": Case(convolution(2, 2, 3, 3, padding=2), (2, 4, 3), "conv2d"),
     "conv2d-kernel-of-the-image": Case(convolution(2, 2, 3, 3, padding=1), (2, 1, 2), "conv2d"),
+    # Some offsets of the kernel meet padding alone, wherever it lies.
+    "conv2d-wider-than-the-image": Case(
+        convolution(2, 2, 3, 3, dilation=2, padding=2), (2, 1, 2), "conv2d"
+    ),
+    "conv1d-wider-than-the-image": Case(
+        convolution(1, 2, 3, 5, stride=2, padding=3), (2, 2), "conv1d"
+    ),
     "conv2d-dilated": Case(convolution(2, 2, 3, 3, dilation=2, padding=1), (2, 6, 5), "conv2d"),
     "conv2d-oblong": Case(
         convolution(2, 2, 3, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2)),

@@ -74,8 +74,9 @@ def _sum_of_windows(gram: Tensor, a: int, b: int, shifts: list[int], places: int
     for shift in shifts:
         out, met = overlap(size, places, shift)
         length = out.stop - out.start
-        window = gram.narrow(a, met.start, length).narrow(b, met.start, length)
-        total.narrow(a, out.start, length).narrow(b, out.start, length).add_(window)
+        if length:  # else this offset of the kernel meets padding alone
+            window = gram.narrow(a, met.start, length).narrow(b, met.start, length)
+            total.narrow(a, out.start, length).narrow(b, out.start, length).add_(window)
     return total
 
 
