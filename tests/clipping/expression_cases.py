@@ -22,6 +22,15 @@ def in_place(function: Callable[[Tensor, Tensor], object]) -> Callable[..., Tens
     return changed
 
 
+def in_place_operators(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    y = x * 1.0
+    y += a
+    y -= b
+    y *= c
+    y /= d
+    return y
+
+
 ELEMENTWISE = {
     "add": Case(lambda: Apply(lambda x, e: x + e, e=(4,)), (3, 4), "add"),
     "add-from-left": Case(lambda: Apply(lambda x, e: e + x, e=(4,)), (3, 4), "add"),
@@ -53,6 +62,11 @@ ELEMENTWISE = {
     "in-place-sub": Case(lambda: Apply(in_place(Tensor.sub_), e=(4,)), (3, 4), "subtract"),
     "in-place-mul": Case(lambda: Apply(in_place(Tensor.mul_), e=(4,)), (3, 4), "multiply"),
     "in-place-div": Case(lambda: Apply(in_place(Tensor.div_), e=(4,)), (3, 4), "divide"),
+    "in-place-operators": Case(
+        lambda: Apply(in_place_operators, a=(4,), b=(4,), c=(4,), d=(4,)),
+        (3, 4),
+        "divide multiply subtract add",
+    ),
     "position-embedding": Case(lambda: Apply(lambda x, e: x + e, e=(1, 3, 4)), (3, 4), "add"),
     "position-embedding-resized": Case(
         lambda: Apply(
@@ -116,6 +130,19 @@ def attention(mask: Callable[[Tensor], Tensor], **options: object) -> Callable[.
     return attend
 
 
+def grouped_attention(x: Tensor, table: Tensor) -> Tensor:
+    """Four heads of queries on two of keys and values, with a trainable mask."""
+    return F.scaled_dot_product_attention(
+        x, x[:, :2].sin(), x[:, 2:].cos(), attn_mask=table, enable_gqa=True
+    )
+
+
+def pooled(x: Tensor, q: Tensor) -> Tensor:
+    """Attention of trainable queries on a batch whose last key is masked."""
+    mask = torch.tensor([[True, True, False]])
+    return F.scaled_dot_product_attention(q.expand(len(x), -1, -1, -1), x, x, attn_mask=mask)
+
+
 OFFSETS = torch.tensor([[0, 1, 2], [3, 0, 1], [4, 3, 0]])
 
 ATTENTION = {
@@ -128,6 +155,10 @@ ATTENTION = {
     "mask-one-head": Case(lambda: Apply(attention(lambda m: m), table=(3, 3)), (2, 3, 4), "add"),
     "mask-scale": Case(
         lambda: Apply(attention(lambda m: m, scale=0.3), table=(1, 2, 3, 3)), (2, 3, 4), "add"
+    ),
+    "mask-shared-keys": Case(lambda: Apply(grouped_attention, table=(4, 3, 3)), (4, 3, 4), "add"),
+    "query-is-a-parameter-and-keys-are-padded": Case(
+        lambda: Apply(pooled, q=(1, 2, 3, 4)), (2, 3, 4), "matmul general"
     ),
     "query-is-a-parameter": Case(
         lambda: Apply(

@@ -41,6 +41,17 @@ class SamplesOnAxis(nn.Module):
         return self.layer(x.movedim(0, self.axis)).movedim(self.axis, 0)
 
 
+class Frames(nn.Module):
+    """A layer on the frames of a video, folded into the first axis, samples outermost."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
 class ChannelsLast(nn.Module):
     """A layer whose inputs and output gradients lie in memory with the channels last."""
 
@@ -121,6 +132,23 @@ CONVOLUTION = {
     "conv2d-valid": Case(convolution(2, 2, 3, 3, padding="valid"), (2, 5, 5), "conv2d"),
     # Padded on one side more than on the other, so not by the rule but the general way.
     "conv2d-same-even": Case(convolution(2, 2, 3, 2, padding="same"), (2, 5, 5), "conv2d general"),
+    "conv2d-dense-oblong": Case(
+        convolution(2, 2, 3, (3, 2), padding=(2, 1), dilation=(1, 2)), (2, 5, 4), "conv2d"
+    ),
+    # More than 64 positions, so that Gram matrices are also halved.
+    "conv2d-long-groups": Case(convolution(2, 4, 6, 3, groups=2, padding=1), (4, 9, 8), "conv2d"),
+    "conv2d-depthwise-strided": Case(
+        convolution(2, 4, 4, 3, groups=4, stride=(2, 1), dilation=(1, 2), padding=(1, 2)),
+        (4, 6, 5),
+        "conv2d",
+    ),
+    "conv2d-frames": Case(lambda: Frames(nn.Conv2d(2, 3, 3, padding=1)), (3, 2, 4, 5), "conv2d"),
+    "conv2d-frames-groups": Case(
+        lambda: Frames(nn.Conv2d(4, 6, 3, groups=2, stride=2)), (3, 4, 5, 6), "conv2d"
+    ),
+    "conv2d-frames-depthwise": Case(
+        lambda: Frames(nn.Conv2d(3, 3, 3, groups=3)), (2, 3, 5, 4), "conv2d"
+    ),
     "conv2d-channels-last": Case(
         lambda: ChannelsLast(nn.Conv2d(3, 4, 3, stride=2, padding=1)),
         (3, 9, 8),
@@ -158,6 +186,9 @@ TRANSPOSED = {
         (2, 4, 4),
         "conv_transpose2d",
     ),
+    "transposed2d-frames": Case(
+        lambda: Frames(nn.ConvTranspose2d(2, 3, 3, stride=2)), (3, 2, 3, 2), "conv_transpose2d"
+    ),
     "transposed3d": Case(
         convolution(3, 2, 2, 2, transposed=True, stride=2, groups=2),
         (2, 2, 3, 2),
@@ -186,6 +217,8 @@ NORMALIZATION = {
     "group_norm-weight-alone": Case(
         lambda: frozen(nn.GroupNorm(2, 6), "bias"), (6, 3, 4), "group_norm"
     ),
+    "group_norm-frames": Case(lambda: Frames(nn.GroupNorm(2, 6)), (3, 6, 2, 2), "group_norm"),
+    "layer_norm-frames": Case(lambda: Frames(nn.LayerNorm(5)), (3, 2, 5), "layer_norm"),
     "instance_norm-1d": Case(lambda: nn.InstanceNorm1d(3, affine=True), (3, 6), "add multiply"),
     "instance_norm-2d": Case(lambda: nn.InstanceNorm2d(3, affine=True), (3, 4, 4), "add multiply"),
     "instance_norm-3d": Case(
@@ -193,6 +226,7 @@ NORMALIZATION = {
     ),
     "batch_norm-eval": Case(lambda: by_statistics(nn.BatchNorm2d(3)), (3, 4, 4), "add multiply"),
     "rms_norm": Case(lambda: nn.RMSNorm(5), (4, 5), "multiply"),
+    "rms_norm-eps": Case(lambda: nn.RMSNorm(5, eps=0.5), (4, 5), "multiply"),
     "timm-RmsNorm": Case(lambda: RmsNorm(5), (4, 5), "multiply"),
     "timm-RmsNorm2d": Case(lambda: RmsNorm2d(5), (5, 3, 3), "multiply"),
     "timm-SimpleNorm": Case(lambda: SimpleNorm(5), (4, 5), "multiply"),
@@ -208,6 +242,7 @@ EMBEDDING = {
     # More positions than rows, so some rows are taken twice.
     "embedding-repeated": Case(lambda: nn.Embedding(4, 3), (7,), "embedding", tokens=4),
     "embedding-grid": Case(lambda: nn.Embedding(9, 3), (2, 3), "embedding", tokens=9),
+    "embedding-frames": Case(lambda: Frames(nn.Embedding(4, 3)), (2, 5), "embedding", tokens=4),
     "embedding-padding": Case(
         lambda: nn.Embedding(4, 3, padding_idx=1), (7,), "embedding", tokens=4
     ),

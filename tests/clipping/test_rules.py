@@ -182,6 +182,20 @@ def test_the_engine_clips_each_case_to_the_median_norm(name, algorithm, n):
     assert_close({k: model.get_parameter(k).grad for k in wanted}, wanted, **EXACT)
 
 
+def watched_or_not(name: str, model: nn.Module) -> tuple[Tensor, ...]:
+    """Outputs of a case, and the gradient of its inputs where they have one."""
+    x = CASES[name].samples(NUM_SAMPLES)
+    y = model(x.requires_grad_(x.is_floating_point()))
+    return (y, *torch.autograd.grad(y.sin().sum(), [x])) if x.requires_grad else (y,)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_and_input_gradients_are_those_of_the_plain_model(name):
+    expected = watched_or_not(name, CASES[name].model())
+    PrivacyEngine(model := CASES[name].model(), clip_norm=1.0)
+    assert_close(watched_or_not(name, model), expected, **EXACT)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_an_empty_batch_of_each_case_has_a_gradient_of_zero(name):
     case = CASES[name]

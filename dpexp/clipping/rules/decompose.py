@@ -39,7 +39,8 @@ def attention(
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, -math.inf)
     if attn_mask is not None:
-        scores = scores + attn_mask
+        is_allowed = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -math.inf) if is_allowed else scores + attn_mask
     return F.dropout(scores.softmax(-1), dropout_p) @ value
 
 
