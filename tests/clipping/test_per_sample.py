@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from dpexp.clipping.per_sample import Aligned, Dense, Summed, chunks
+from dpexp.clipping.per_sample import Aligned, Dense, Summed, chunks, squared_norms_of
 
 WEIGHTS = torch.tensor([0.5, 0.0, 2.0, 1.0], dtype=torch.float64)
 
@@ -43,6 +43,22 @@ def test_a_form_is_the_gradients_it_stands_for(name):
     dropped = torch.tensor([False, True, True, False])
     left = form.zero_where(dropped).per_sample(slice(0, 4))
     assert_close(left, grads * ~dropped[:, None, None])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1023,), (1024,), (2500,), (2, 1024), (3, 700)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_squared_norms_of_long_and_short_rows(shape, dtype):
+    grads = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = squared_norms_of(grads)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    expected = grads.double().square().reshape(4, -1).sum(1)
+    assert_close(found.double(), expected, rtol=1e-14 if dtype == torch.float64 else 1e-6, atol=0)
+
+
+def test_the_norm_of_a_very_long_row_loses_no_digits():
+    grads = torch.full((1, 2**22 + 3), 0.1)
+    expected = grads.double().square().sum(1)
+    assert_close(squared_norms_of(grads).double(), expected, rtol=1e-6, atol=0)
 
 
 @given(st.integers(1, 50), st.integers(0, 20), st.integers(0, 100))
