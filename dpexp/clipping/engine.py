@@ -227,9 +227,14 @@ class PrivacyEngine:
         self._gradients.give_up()
         self.num_steps += 1
 
-    def plan_rows(self) -> list[dict[str, Any]]:
-        """Return which way each product was taken, for every use and shape met so far."""
-        return self._clipper.planner.rows()
+    def plan_rows(self, *, is_full: bool = False) -> list[dict[str, Any]]:
+        """Return which way each product was taken, for every use and shape met so far.
+
+        Args:
+            is_full: Whether to say also what it costs: `operations`, multiply-adds of the norm a
+                sample, and `seconds`, of every way a sample, None where costs did not decide.
+        """
+        return self._clipper.planner.rows(is_full=is_full)
 
     def load_plan(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take every product as `plan_rows` of another engine says, so that sums round alike."""

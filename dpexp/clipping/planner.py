@@ -36,6 +36,7 @@ class Planner:
         self._is_flat, self._workspace = style == "flat", workspace
         self._ways: dict[tuple[str, str], Way] = {}
         self._settled: set[Any] = set()
+        self._costs: dict[Problem, Costs] = {}
 
     def choose(self, label: str, problem: Problem) -> Way:
         """Return the way of a problem, of the use with this label."""
@@ -69,6 +70,7 @@ class Planner:
             costs: Of each problem, seconds a sample.
             uses: Labels of the uses that pose each problem.
         """
+        self._costs |= costs
         if not self._is_flat:
             # Nothing waits for other groups' norms: a gradient is held for a moment, if it fits.
             pairs = sum(problem.num_held * len(labels) for problem, labels in uses.items())
@@ -82,17 +84,30 @@ class Planner:
             self._ways.setdefault((label, problem.key), way)
         self._settled.add(key)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return which way each product was taken, for every use and shape met so far."""
+    def rows(self, *, is_full: bool = False) -> list[dict[str, Any]]:
+        """Return which way each product was taken, for every use and shape met so far.
+
+        Args:
+            is_full: Whether to say also what it costs: `operations`, multiply-adds of the norm a
+                sample, and `seconds`, of every way a sample, None where costs did not decide.
+        """
         return [
             {
                 "use": label, "problem": problem.key, "positions": problem.positions,
                 "inputs": problem.inputs, "outputs": problem.outputs, "norm": way.norm,
                 "sum": way.sum, "numbers_held": problem.num_gradient if way.sum == KEPT
-                else problem.num_held,
+                else problem.num_held, **(self._costs_of(problem, way) if is_full else {}),
             }
             for (label, problem), way in self.met.items()
         ]  # fmt: skip
+
+    def _costs_of(self, problem: Problem, way: Way) -> dict[str, Any]:
+        operations = {norm.name: norm.operations for norm in problem.norms}
+        costs = self._costs.get(problem)
+        return {
+            "operations": operations[way.norm],
+            "seconds": costs._asdict() if costs else None,
+        }
 
     def load(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take every problem as a run did before, so that its numbers come out the same.
