@@ -27,6 +27,7 @@ LEVEL = {
     "train": 4,
     "selfcheck": 5,
     "doctor": 5,
+    "bench": 5,
     "cli": 6,
 }
 TORCH_FREE = {"errors", "schema", "config", "mechanism", "accounting", "sampling", "cli"}

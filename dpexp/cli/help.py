@@ -13,6 +13,7 @@ COMMANDS = {
     "eval": "accuracy, calibration and diagrams of saved weights",
     "budget": "noise for a budget, or budget for a noise, under every accountant",
     "selfcheck": "hold a model's clipped gradients against a per-sample float64 loop",
+    "bench": "time, memory, operations and largest batch of clipped steps beside ordinary ones",
     "doctor": "what this machine can run, and what is missing",
 }
 
@@ -33,6 +34,7 @@ examples
   dpexp eval outputs/<run>
   dpexp budget eps=1 batch=1000 epochs=3 dataset=cifar10
   dpexp selfcheck model=resnet
+  dpexp bench step model=vit
 
 options
   --help         this text; after a command, its keys and their values
@@ -66,7 +68,34 @@ USAGES = {
         "  dpexp selfcheck model=beit\n"
         "  dpexp selfcheck model.name=convnext_atto\n"
     ),
+    "bench": (
+        "usage: dpexp bench <part> [key=value ...]\n\n"
+        "parts\n"
+        "  step       a clipped step over an ordinary one: time, memory, operations\n"
+        "  plan       which way each product of a model is taken, and what each way costs\n"
+        "  layers     every way of taking a norm, on a grid of layers; with a figure\n"
+        "  max-batch  the largest batch that fits a memory, by every algorithm\n\n"
+        "examples\n"
+        "  dpexp bench step model.name=vit_small_patch16_224 styles=flat,layerwise\n"
+        "  dpexp bench step model=vgg batch=32 algorithms=auto,mixed_ghost,ghost rounds=5\n"
+        "  dpexp bench plan model.name=resnet18 model.image_size=32 batch=32 clipping.plan=time\n"
+        "  dpexp bench layers output=results/layers\n"
+        "  dpexp bench max-batch model=beit memory_gib=40\n\n"
+        "words of its own\n"
+        "  algorithms  a list; step: clipping.algorithm, max-batch: all but nonprivate\n"
+        "  styles      a list; clipping.style\n"
+        "  rounds      pairs of steps, or rounds over all ways, that are timed; 9\n"
+        "  memory_gib  memory that a batch has to fit, GiB; 16\n"
+        "  output      folder for JSON with provenance, and a figure; null: only printed\n\n"
+        "Images and weights are random; batch is 8 unless given. On the CPU: process time, one "
+        "thread.\n"
+    ),
     "doctor": "usage: dpexp doctor\n",
+}
+
+# The groups, sections and keys of a run that a command reads, where it is not all of them.
+READS = {
+    "bench": ("model", "clipping", "experiment", "batch", "device", "precision", "seed"),
 }
 
 # The order in which `dpexp train --help` shows what belongs together.
@@ -88,7 +117,12 @@ def of_command(command: str, groups: Mapping[str, Sequence[str]]) -> str:
     text = f"dpexp {command}: {COMMANDS[command]}\n\n{USAGES[command]}"
     if command == "doctor":
         return text
-    choices = [(f"  {group}=", ", ".join(options)) for group, options in groups.items()]
+    reads = READS.get(command)
+    choices = [
+        (f"  {group}=", ", ".join(options))
+        for group, options in groups.items()
+        if reads is None or group in reads
+    ]
     parts = [
         text,
         f"groups (each names a file; keys inside it may be set after it)\n{_columns(choices)}\n",
@@ -97,9 +131,11 @@ def of_command(command: str, groups: Mapping[str, Sequence[str]]) -> str:
     defaults = TrainConfig()
     types = get_type_hints(TrainConfig)
     for topic, names in TOPICS.items():
-        rows = [(f"  {n}", _allowed(types[n], notes.get(n, ""))) for n in names]
-        parts.append(f"{topic}\n{_columns(rows)}\n")
-    for section in (f.name for f in fields(TrainConfig) if is_dataclass(types[f.name])):
+        shown = [n for n in names if reads is None or n in reads]
+        rows = [(f"  {n}", _allowed(types[n], notes.get(n, ""))) for n in shown]
+        parts += [f"{topic}\n{_columns(rows)}\n"] if rows else []
+    sections = [f.name for f in fields(TrainConfig) if is_dataclass(types[f.name])]
+    for section in (s for s in sections if reads is None or s in reads):
         cls = type(getattr(defaults, section))
         inner_notes, inner_types = notes_of(cls), get_type_hints(cls)
         rows = [

@@ -182,6 +182,12 @@ def _selfcheck(words: Words) -> int:
     return 0 if selfcheck.run(config) else 1
 
 
+def _bench(words: Words) -> int:
+    from dpexp.cli import bench
+
+    return bench.run(words.overrides, words.config_dir)
+
+
 def _doctor(words: Words) -> int:
     if words.overrides:
         raise ConfigError(f"{words.overrides[0]}: doctor takes no keys; write dpexp doctor")
@@ -196,6 +202,7 @@ RUNNERS: dict[str, Callable[[Words], int]] = {
     "eval": _eval,
     "budget": _budget,
     "selfcheck": _selfcheck,
+    "bench": _bench,
     "doctor": _doctor,
 }
 

@@ -1,0 +1,1 @@
+"""Benchmarks: time, memory and operations of clipped steps beside ordinary ones."""
