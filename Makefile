@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/installed
 TESTABLE := $(VENV)/testable
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format types mutants clean
+.PHONY: help train test lint format types mutants bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,16 @@ types: $(TESTABLE)  ## check the annotations
 
 mutants: $(TESTABLE)  ## plant faults; the tests must find every one
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(ARGS)
+
+BENCH := OMP_NUM_THREADS=1 $(BIN)/dpexp bench step styles=flat,layerwise output=results/bench
+
+bench: $(INSTALLED)  ## a clipped step over an ordinary one, on five networks; ARGS="rounds=21"
+	$(BENCH) model.name=vit_small_patch16_224 batch=8 $(ARGS)
+	$(BENCH) model.name=beit_base_patch16_224 batch=4 $(ARGS)
+	$(BENCH) model.name=resnet18 model.image_size=32 batch=32 $(ARGS)
+	$(BENCH) model.name=vgg19_cifar model.image_size=32 batch=32 $(ARGS)
+	$(BENCH) model.name=convnext_atto model.image_size=64 batch=16 $(ARGS)
+	$(BIN)/python scripts/bench_page.py results/bench
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

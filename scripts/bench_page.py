@@ -1,0 +1,165 @@
+"""Make results/bench/README.md from what `dpexp bench step output=results/bench` wrote.
+
+    python scripts/bench_page.py results/bench
+
+Every measured number comes from a file beside the page; the goals are this project's own.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dpexp.record.strict_json import read_json, write_text
+
+Document = dict[str, Any]
+Row = dict[str, Any]
+
+
+class Goal(NamedTuple):
+    """What flat clipping in float32, with all parameters trainable, may cost.
+
+    Attributes:
+        time: Clipped over ordinary step.
+        memory: Likewise, of live tensors above the model.
+    """
+
+    time: float
+    memory: float
+
+
+# Name, image size, batch. The layerwise style may cost no more than the flat one.
+GOALS = {
+    ("vit_small_patch16_224", 224, 8): Goal(1.05, 1.10),
+    ("beit_base_patch16_224", 224, 4): Goal(1.08, 1.10),
+    ("resnet18", 32, 32): Goal(1.25, 1.00),
+    ("vgg19_cifar", 32, 32): Goal(1.10, 0.90),
+    ("convnext_atto", 64, 16): Goal(1.30, 1.10),
+}
+HEADER = (
+    "network", "input", "batch", "algorithm", "style", "time", "min to max", "goal", "counted",
+    "memory", "goal", "met",
+)  # fmt: skip
+
+
+def page(documents: list[Document]) -> str:
+    """Return the page in Markdown."""
+    lines = ["# A clipped step over an ordinary one", "", *table(documents), "", *_method(), ""]
+    lines += [*_provenance(documents), ""]
+    lines += ["Made by `scripts/bench_page.py` from the JSON files beside it.", ""]
+    return "\n".join(lines)
+
+
+def table(documents: list[Document]) -> list[str]:
+    """Return a Markdown table, a row for each network, algorithm and style."""
+    lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
+    for document in documents:
+        lines += [f"| {' | '.join(cells(document, row))} |" for row in document["rows"]]
+    return lines
+
+
+def cells(document: Document, row: Row) -> list[str]:
+    """Return the cells of one row, the goals beside what was measured."""
+    setting = document["setting"]
+    goal = goal_of(document, row)
+    spread = f"{row['time_ratio_min']:.3f} to {row['time_ratio_max']:.3f}"
+    return [
+        _bare(setting["model"]),
+        str(setting["image_size"]),
+        str(setting["batch"]),
+        row["algorithm"],
+        row["style"],
+        f"{row['time_ratio']:.3f}",
+        spread,
+        f"{goal.time:.2f}" if goal else "",
+        f"{row['counted_ratio']:.3f}",
+        f"{row['memory_ratio']:.3f}",
+        f"{goal.memory:.2f}" if goal else "",
+        verdict(row, goal),
+    ]
+
+
+def goal_of(document: Document, row: Row) -> Goal | None:
+    """Return the goal of a row; None where there is none."""
+    setting = document["setting"]
+    is_whole = setting["num_trainable"] == setting["num_params"]
+    is_asked = setting["precision"] == "float32" and setting["device"] == "cpu" and is_whole
+    if row["algorithm"] != "auto" or not is_asked:
+        return None
+    if row["style"] == "layerwise":
+        flat = [r for r in document["rows"] if (r["algorithm"], r["style"]) == ("auto", "flat")]
+        return Goal(flat[0]["time_ratio"], flat[0]["memory_ratio"]) if flat else None
+    key = (_bare(setting["model"]), setting["image_size"], setting["batch"])
+    return GOALS.get(key) if row["style"] == "flat" else None
+
+
+def verdict(row: Row, goal: Goal | None) -> str:
+    """Return whether a row meets its goals, which are given to two digits; empty without goals."""
+    if goal is None:
+        return ""
+    missed = []
+    if round(row["time_ratio"], 3) > round(goal.time, 3):
+        missed.append("time")
+    if round(row["memory_ratio"], 3) > round(goal.memory, 3):
+        missed.append("memory")
+    return f"not {', '.join(missed)}" if missed else "yes"
+
+
+def _bare(model: str) -> str:
+    """Return a network's name without the tag of weights that were not loaded."""
+    return model.partition(".")[0]
+
+
+def _method() -> list[str]:
+    return [
+        "Time: forward and clipped backward pass over forward and backward pass of ordinary "
+        "training, of two copies of one model in one process, in turns; the median of pairs, with "
+        "the least and the most of them. Process time of one thread. Memory: the peak of live "
+        "tensors above the weights, temporaries included. Counted: multiply-adds of products, "
+        "convolutions and attention, by torch's counter and by the plan; where it is below what "
+        "was measured, the difference is memory traffic and overhead. Random weights and images, "
+        "all parameters trainable. Layerwise is held against flat as measured.",
+    ]
+
+
+def _provenance(documents: list[Document]) -> list[str]:
+    """Return what made the files, each different one once."""
+    lines = []
+    for document in documents:
+        made = document["provenance"]
+        git = made["git"] or {"commit": "unknown", "dirty": False}
+        commit = git["commit"][:12] + (" with uncommitted changes" if git["dirty"] else "")
+        threads = f"{made['threads']} thread{'s' * (made['threads'] != 1)}"
+        packages = f"torch {made['packages']['torch']}, timm {made['packages']['timm']}"
+        lines.append(
+            f"* `{made['command']}`: dpexp at {commit}, {packages}, {made['cpu']}, {threads}, "
+            f"{document['rounds']} pairs, {made['started'][:10]}"
+        )
+    return lines
+
+
+def read_steps(folder: Path) -> list[Document]:
+    """Return the results of `step` in a folder, those with goals first and in their order."""
+    documents = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    names = [name for name, *_ in GOALS]
+
+    def place(document: Document) -> int:
+        name = _bare(document["setting"]["model"])
+        return names.index(name) if name in names else len(names)
+
+    return sorted((d for d in documents if d.get("part") == "step"), key=place)
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder with the JSON files of dpexp bench step")
+    folder = parser.parse_args().folder
+    documents = read_steps(folder)
+    if not documents:
+        sys.exit(f"{folder} holds no results: run dpexp bench step output={folder} first")
+    write_text(folder / "README.md", page(documents))
+
+
+if __name__ == "__main__":
+    main()
