@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from rule_case import Case, frozen
+from rule_case import Apply, Case, frozen
 from timm.layers import (
     GroupNorm1,
     GroupNormAct,
@@ -15,6 +15,7 @@ from timm.layers import (
     SimpleNorm,
 )
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Windows(nn.Module):
@@ -66,6 +67,7 @@ class ChannelsLast(nn.Module):
 
 LINEAR = {
     "linear-vector": Case(lambda: nn.Linear(5, 3), (5,), "linear"),  # one position
+    "linear-two-positions": Case(lambda: nn.Linear(5, 3), (2, 5), "linear"),
     "linear-sequence": Case(lambda: nn.Linear(5, 3), (4, 5), "linear"),
     "linear-long": Case(lambda: nn.Linear(3, 2), (131, 3), "linear"),  # halved Gram matrices
     "linear-image": Case(lambda: nn.Linear(6, 4), (3, 2, 6), "linear"),
@@ -246,8 +248,12 @@ EMBEDDING = {
     "embedding-padding": Case(
         lambda: nn.Embedding(4, 3, padding_idx=1), (7,), "embedding", tokens=4
     ),
+    # nn.Embedding counts from the front before it calls the function.
     "embedding-padding-from-end": Case(
-        lambda: nn.Embedding(4, 3, padding_idx=-1), (7,), "embedding", tokens=4
+        lambda: Apply(lambda x, w: F.embedding(x, w, padding_idx=-1), w=(4, 3)),
+        (7,),
+        "embedding",
+        tokens=4,
     ),
 }
 

@@ -11,8 +11,10 @@ from dpexp.clipping.per_sample import Dense
 def group(num_samples: int, num_numbers: int, num_held: int) -> Group:
     """A complete group of one parameter, which holds `num_held` numbers for all samples."""
     param = nn.Parameter(torch.zeros(num_numbers))
-    grads = torch.ones(num_samples, num_held // num_samples)
-    return Group({param: 0}, is_kept=True, held={param: Dense(grads)})
+    complete = Group({param: 1}, is_kept=True)
+    complete.add(param, Dense(torch.ones(num_samples, num_held // num_samples)), workspace=100)
+    assert complete.is_complete
+    return complete
 
 
 def test_groups_wait_in_the_order_in_which_they_were_completed(monkeypatch):

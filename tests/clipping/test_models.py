@@ -128,6 +128,21 @@ def test_under_autocast_norms_are_float32_and_near(algorithm):
     assert all(g.dtype == torch.float32 for g in gradients_of(model).values())
 
 
+@pytest.mark.parametrize("algorithm", ["auto", "instantiate"])
+def test_under_autocast_no_sample_adds_more_than_its_bound(algorithm):
+    model, x = network().float(), images(6).float()
+    engine = PrivacyEngine(model, clip_norm=1e-2, algorithm=algorithm)
+    for n in range(len(x)):
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model(x)
+        found = engine.backward(weighted_outputs(outputs.float()), torch.arange(len(x)) == n)
+        assert found[n] > 1e-2
+        grads = [g.double() for g in gradients_of(model).values()]
+        added = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
+        assert_close(float(added), 1e-2, rtol=1e-6, atol=0)
+        model.zero_grad()
+
+
 def test_evaluation_and_no_grad_between_leave_no_trace():
     model = network()
     engine = PrivacyEngine(model, clip_norm=1e9)
