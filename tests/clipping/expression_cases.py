@@ -39,6 +39,13 @@ ELEMENTWISE = {
     "multiply": Case(lambda: Apply(lambda x, e: x * e, e=(4,)), (3, 4), "multiply"),
     "multiply-from-left": Case(lambda: Apply(lambda x, e: e * x, e=(4,)), (3, 4), "multiply"),
     "divide": Case(lambda: Apply(lambda x, e: x / e, e=(4,)), (3, 4), "divide"),
+    "reversed-operators": Case(
+        lambda: Apply(
+            lambda x, a, b, c: x.__rsub__(a).__radd__(b).__rmul__(c), a=(4,), b=(4,), c=(4,)
+        ),
+        (3, 4),
+        "multiply add subtract_from",
+    ),
     "divide-by-batch": Case(
         lambda: Apply(lambda x, e: e / (2 + x.square()), e=(4,)), (3, 4), "div general"
     ),
@@ -89,6 +96,13 @@ def class_token(x: Tensor, token: Tensor, position: Tensor) -> Tensor:
 def index_assignment(x: Tensor, e: Tensor) -> Tensor:
     y = x.clone()
     y[:, 1] = e
+    return y
+
+
+def masked_assignment(x: Tensor, e: Tensor) -> Tensor:
+    """Takes as many positions as there are, which vmap cannot: samples go one at a time."""
+    y = x.clone()
+    y[y[..., 0] > 0] = e
     return y
 
 
@@ -230,6 +244,9 @@ GENERAL = {
     "multi-head-attention": Case(BatchFirst, (3, 4), "multi_head_attention_forward general"),
     "multi-head-attention-tokens-first": Case(
         TokensFirst, (3, 4), "multi_head_attention_forward general"
+    ),
+    "masked-assignment": Case(
+        lambda: Apply(masked_assignment, e=(4,)), (9, 4), "__setitem__ general", has_vmap=False
     ),
     "index-assignment": Case(
         lambda: Apply(index_assignment, e=(4,)), (3, 4), "__setitem__ general", has_vmap=False

@@ -252,3 +252,15 @@ def test_losses_of_another_model_are_refused():
     engine = PrivacyEngine(model, clip_norm=1.0)
     with pytest.raises(UncoveredParameterError, match="no trainable parameter of the model"):
         engine.backward(other(torch.randn(2, 4)).sum(1))
+
+
+def test_an_operation_that_is_random_or_looks_at_the_whole_batch_is_refused():
+    class Attention(nn.MultiheadAttention):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x, x, x, need_weights=False)[0]
+
+    model = randomise_(Attention(4, 2, dropout=0.5, batch_first=True).double())
+    engine = PrivacyEngine(model, clip_norm=1.0)
+    x = torch.randn(4, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(CrossSampleError, match=r"multi_head_attention_forward.* or is random"):
+        engine.backward(weighted_outputs(model(x)))
