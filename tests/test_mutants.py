@@ -31,3 +31,8 @@ def test_names_differ_and_every_part_is_covered():
     assert len({m.name for m in MUTANTS}) == len(MUTANTS) >= 25
     parts = {m.file.partition("/")[0] for m in MUTANTS}
     assert parts == {"clipping", "train", "sampling.py", "metrics", "accounting"}
+
+
+def test_every_clipping_rule_has_faults():
+    rules = {p.name for p in (ROOT / "dpexp" / "clipping" / "rules").glob("*.py")} - {"__init__.py"}
+    assert {Path(m.file).name for m in MUTANTS if "/rules/" in m.file} == rules
