@@ -222,7 +222,29 @@ class BothSides(nn.Module):
         return self.bilinear(x, x.roll(1, -1))
 
 
+def generalised_mean(x: Tensor, p: Tensor) -> Tensor:
+    return F.avg_pool2d(x.abs().clamp(min=1e-3).pow(p), 2).pow(1 / p)
+
+
 GENERAL = {
+    "generalised-mean": Case(lambda: Apply(generalised_mean, p=(1,)), (2, 4, 4), "pow pow general"),
+    "maximum": Case(lambda: Apply(torch.maximum, other=(4,)), (3, 4), "maximum general"),
+    "stack": Case(
+        lambda: Apply(lambda x, e: torch.stack([x, e.expand_as(x)], 1), e=(4,)),
+        (3, 4),
+        "stack general",
+    ),
+    "row-by-condition": Case(
+        lambda: Apply(lambda x, w: w[(x[..., 0] > 0).long()], w=(2, 4)),
+        (9, 4),
+        "__getitem__ general",
+    ),
+    "addmm": Case(
+        lambda: Apply(lambda x, w, b: torch.addmm(b, x, w), w=(4, 3), b=(3,)), (4,), "addmm general"
+    ),
+    "patches-by-hand": Case(
+        lambda: Apply(lambda x, w: w @ F.unfold(x, 3), w=(2, 18)), (2, 5, 5), "matmul general"
+    ),
     "matmul-parameter": Case(lambda: Apply(lambda x, w: x @ w, w=(4, 3)), (3, 4), "linear"),
     "matmul-from-left": Case(lambda: Apply(lambda x, w: w @ x, w=(2, 3)), (3, 4), "matmul general"),
     "matmul-stack": Case(

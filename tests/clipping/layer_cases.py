@@ -213,6 +213,9 @@ NORMALIZATION = {
     "layer_norm-two-axes": Case(lambda: nn.LayerNorm((3, 5)), (2, 3, 5), "layer_norm"),
     "layer_norm-no-bias": Case(lambda: nn.LayerNorm(5, bias=False), (4, 5), "layer_norm"),
     "layer_norm-bias-alone": Case(lambda: frozen(nn.LayerNorm(5), "weight"), (4, 5), "layer_norm"),
+    "layer_norm-samples-third": Case(
+        lambda: SamplesOnAxis(nn.LayerNorm(5), 2), (4, 3, 5), "layer_norm"
+    ),
     "group_norm-vector": Case(lambda: nn.GroupNorm(2, 6), (6,), "group_norm"),
     "group_norm-image": Case(lambda: nn.GroupNorm(2, 6), (6, 3, 4), "group_norm"),
     "group_norm-volume": Case(lambda: nn.GroupNorm(3, 6), (6, 2, 3, 2), "group_norm"),
@@ -244,6 +247,18 @@ EMBEDDING = {
     # More positions than rows, so some rows are taken twice.
     "embedding-repeated": Case(lambda: nn.Embedding(4, 3), (7,), "embedding", tokens=4),
     "embedding-grid": Case(lambda: nn.Embedding(9, 3), (2, 3), "embedding", tokens=9),
+    "embedding-samples-second": Case(
+        lambda: SamplesOnAxis(nn.Embedding(4, 3), 1), (7,), "embedding", tokens=4
+    ),
+    "embedding-32-bit": Case(
+        lambda: Apply(lambda x, w: F.embedding(x.int(), w), w=(4, 3)), (7,), "embedding", tokens=4
+    ),
+    "embedding-bag": Case(
+        lambda: Apply(lambda x, w: F.embedding_bag(x, w, mode="mean"), w=(4, 3)),
+        (7,),
+        "embedding_bag general",
+        tokens=4,
+    ),
     "embedding-frames": Case(lambda: Frames(nn.Embedding(4, 3)), (2, 5), "embedding", tokens=4),
     "embedding-padding": Case(
         lambda: nn.Embedding(4, 3, padding_idx=1), (7,), "embedding", tokens=4

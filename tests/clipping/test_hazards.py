@@ -185,6 +185,19 @@ def test_recurrence_over_packed_sequences_is_refused(layer):
         model(batch())
 
 
+def mixed_experts(x: Tensor, experts: Tensor) -> Tensor:
+    """A convolution whose kernel each sample mixes for itself, samples as its groups."""
+    n = len(x)
+    kernels = (x.mean((2, 3)) @ experts).view(-1, 2, 3, 3)
+    return F.conv2d(x.reshape(1, -1, 4, 4), kernels, groups=n).view(n, 3, 2, 2)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "mixed_ghost", "instantiate"])
+def test_kernels_that_each_sample_mixes_for_itself(algorithm):
+    x = torch.randn(5, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    check_clipping(apply(mixed_experts, experts=(2, 54)), x, algorithm=algorithm)
+
+
 def test_matrix_products_by_keyword():
     check_clipping(apply(lambda x, w: torch.matmul(input=x, other=w), w=(5, 3)), batch())
 
