@@ -7,12 +7,14 @@ the median norm, so that both branches of the clip are taken.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
 
 from dpexp.clipping.engine import PrivacyEngine
 from dpexp.config import Algorithm, TrainConfig
@@ -172,9 +174,25 @@ def labels_for(images: Tensor) -> Tensor:
 
 def losses_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return each sample's loss: its cross entropy, summed over the classifiers the model has."""
-    outputs = model(images)
+    with _InFloat64():
+        outputs = model(images)
     heads = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     return torch.stack([cross_entropy(y, labels, reduction="none") for y in heads]).sum(0)
+
+
+class _InFloat64(TorchFunctionMode):
+    """Makes `x.float()` leave float64 as it is.
+
+    Some networks compute a part in float32 whatever they are given (EvoNorm, EfficientViT's
+    attention). Rounding there differs between any two ways to the same gradient, by 1e-7.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func is Tensor.float and args[0].dtype == torch.float64:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def randomise(model: nn.Module) -> None:
@@ -295,7 +313,7 @@ def worst_gradient(model: nn.Module, sums: dict[str, Tensor]) -> tuple[str, floa
         if name in sums:
             assert param.grad is not None
             scale = max(float(sums[name].norm()), 1e-6 * whole)
-            errors[name] = float((param.grad - sums[name]).norm()) / scale
+            errors[name] = float((param.grad - sums[name]).detach().norm()) / scale
     worst = max(errors, key=lambda name: (errors[name] != errors[name], errors[name]))
     return worst, errors[worst]
 
