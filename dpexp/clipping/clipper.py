@@ -9,10 +9,10 @@ from torch.autograd.graph import get_gradient_edge
 
 from dpexp.clipping.factors import ClipFunction
 from dpexp.clipping.gradients import OwnedGradients
-from dpexp.clipping.groups import Group, Waiting, instantiated, may_have, total_norms
+from dpexp.clipping.groups import Group, Waiting, may_have, total_norms
 from dpexp.clipping.independence import Independence
 from dpexp.clipping.measure import measured
-from dpexp.clipping.per_sample import PerSampleGrad, PulledBack
+from dpexp.clipping.per_sample import Dense, PerSampleGrad, PulledBack
 from dpexp.clipping.plan import Costs, Problem, Way, always_ghost
 from dpexp.clipping.planner import Planner
 from dpexp.clipping.proof import Reached, check_only_own_rows, parts, uses_reached
@@ -153,6 +153,7 @@ class Clipper:
         self._clip(waiting.rest(), mask)
         return groups
 
+    @torch.no_grad()
     def _clip(self, groups: list[Group], mask: Tensor) -> None:
         """Add the clipped sums of complete groups to `.grad`."""
         if not groups:
@@ -211,7 +212,9 @@ class Clipper:
         for expression, grad in zip(use.expressions, grads, strict=True):
             for param in expression.params:
                 pulled = pulled_back(grad, expression, param)
-                yield param, instantiated(pulled) if self._algorithm == "instantiate" else pulled
+                if self._algorithm == "instantiate":
+                    pulled = Dense(pulled.per_sample(slice(0, num_samples)))
+                yield param, pulled
 
     def _factors(self, norms: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return C_n, and which samples contribute exactly nothing; one row a group if several."""
@@ -270,6 +273,10 @@ def pulled_back(grad: PerSampleGrad, expression: Expression, param: nn.Parameter
     """Return gradients of a parameter from those of an expression of it."""
     if expression.value is param:
         return grad
+    if expression.is_reshape:
+        if isinstance(grad, Dense):
+            return Dense(grad.grads.reshape(-1, *param.shape))
+        return PulledBack(grad, lambda grads: grads.reshape(-1, *param.shape), param.shape, True)
 
     def pull_back(grads: Tensor) -> Tensor:
         grads = grads.to(expression.value.dtype).view(-1, *expression.value.shape)
@@ -285,4 +292,4 @@ def pulled_back(grad: PerSampleGrad, expression: Expression, param: nn.Parameter
             found = torch.stack(each)
         return found
 
-    return PulledBack(grad, pull_back, param.shape, expression.is_reshape)
+    return PulledBack(grad, pull_back, param.shape, expression.is_permutation)

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 from dpexp.clipping.per_sample import Dense, PerSampleGrad, Summed
 
+# Gradients of at most this many numbers a sample are measured and summed together with others: each
+# alone would cost its calls, not its arithmetic.
+SMALL_NUMBERS = 4096
+
 # Numbers that complete groups may hold together while they wait: 2^20 are 4 MiB of float32.
 WAITING_NUMBERS = 2**20
 
@@ -25,15 +29,23 @@ class Group:
         uses_left: For each parameter, the uses that the backward pass has yet to reach.
         is_kept: Whether gradients are held for the clipped sum, or dropped once measured.
         terms: For each parameter, what has been handed over and not yet measured.
-        held: For each parameter, what has been measured and waits for the factors.
+        small: Small gradients that wait to be measured together.
+        held: What has been measured and waits for the factors, each of one parameter or of several
+            side by side.
         squared_norms: Sum over measured parameters, shape (n,); None before the first.
+        num_left: Parameters that have uses left.
     """
 
     uses_left: dict[nn.Parameter, int]
     is_kept: bool
     terms: dict[nn.Parameter, list[PerSampleGrad]] = field(default_factory=dict)
-    held: dict[nn.Parameter, PerSampleGrad] = field(default_factory=dict)
+    small: dict[nn.Parameter, Dense] = field(default_factory=dict)
+    held: list[tuple[tuple[nn.Parameter, ...], PerSampleGrad]] = field(default_factory=list)
     squared_norms: Tensor | None = None
+    num_left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_left = len(self.uses_left)
 
     def add(self, param: nn.Parameter, grad: PerSampleGrad, workspace: int) -> None:
         """Take one use's gradients; measure the parameter if it was its last use."""
@@ -43,15 +55,28 @@ class Group:
             return
         terms = self.terms.pop(param)
         total = (terms[0] if len(terms) == 1 else Summed(tuple(terms))).compact()
-        squares = total.squared_norms(workspace)
+        self.num_left -= 1
+        if isinstance(total, Dense) and param.numel() <= SMALL_NUMBERS:
+            self.small[param] = total
+        else:
+            self._measure((param,), total, workspace)
+        if self.is_complete and self.small:
+            params, grads = tuple(self.small), list(self.small.values())
+            self.small = {}
+            self._measure(params, grads[0] if len(grads) == 1 else side_by_side(grads), workspace)
+
+    def _measure(
+        self, params: tuple[nn.Parameter, ...], grad: PerSampleGrad, workspace: int
+    ) -> None:
+        squares = grad.squared_norms(workspace)
         self.squared_norms = squares if self.squared_norms is None else self.squared_norms + squares
         if self.is_kept:
-            self.held[param] = total
+            self.held.append((params, grad))
 
     @property
     def is_complete(self) -> bool:
         """Whether every use has been reached."""
-        return not any(self.uses_left.values())
+        return self.num_left == 0
 
     @property
     def norms(self) -> Tensor:
@@ -69,11 +94,19 @@ class Group:
             dropped: Samples that contribute exactly nothing, whatever they hold, shape (n,).
             has_dropped: Whether there may be one.
         """
-        for param in list(self.held):
-            grad = self.held.pop(param)
+        self.held.reverse()
+        while self.held:
+            params, grad = self.held.pop()
             if has_dropped:
                 grad = grad.zero_where(dropped)
-            yield param, grad.weighted_sum(weights)
+            total = grad.weighted_sum(weights)
+            if len(params) == 1:
+                yield params[0], total
+                continue
+            pieces = total.split([param.numel() for param in params])
+            for param, piece in zip(params, pieces, strict=True):
+                # A tensor of its own: one that is changed in place is told from the others.
+                yield param, piece.clone()
 
 
 class Waiting:
@@ -90,8 +123,8 @@ class Waiting:
 
     def after(self, group: Group) -> list[Group]:
         """Take a complete group; return those that are to be clipped now."""
-        num_held = sum(grad.num_held for grad in group.held.values())
-        if num_held < sum(param.numel() for param in group.held):
+        num_held = sum(grad.num_held for _, grad in group.held)
+        if num_held < sum(param.numel() for params, _ in group.held for param in params):
             self._small.append(group)
             return []
         self._large.append(group)
@@ -106,14 +139,14 @@ class Waiting:
         return self._large + self._small
 
 
+def side_by_side(grads: list[Dense]) -> Dense:
+    """Return the gradients of several tensors as those of one vector."""
+    return Dense(torch.cat([g.grads.reshape(g.num_samples, -1) for g in grads], 1))
+
+
 def may_have(dropped: Tensor) -> bool:
     """Return whether a sample may be dropped, without waiting for a device that runs ahead."""
     return dropped.device.type != "cpu" or bool(dropped.any())
-
-
-def instantiated(grad: PerSampleGrad) -> PerSampleGrad:
-    """Return the gradients themselves, whatever form they came in."""
-    return Dense(grad.per_sample(slice(0, grad.num_samples)))
 
 
 def total_norms(groups: list[Group], like: Tensor) -> Tensor:

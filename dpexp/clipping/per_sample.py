@@ -22,6 +22,8 @@ from torch import Tensor
 
 # Numbers that a pull-back may hold at once: 2^24 is 64 MiB of float32.
 PULL_BACK_NUMBERS = 2**24
+# Numbers that the gradients instantiated at once may take, with what their kernel takes beside.
+INSTANTIATED = 2**20
 SHORT_ROW = 1024  # numbers whose squares are summed one after another
 
 
@@ -74,6 +76,11 @@ def chunks(num_samples: int, numbers_each: int, workspace: int) -> Iterator[slic
     step = max(1, workspace // max(1, numbers_each))
     for start in range(0, num_samples, step):
         yield slice(start, min(start + step, num_samples))
+
+
+def tiled(workspace: int, numbers: int) -> int:
+    """Return the numbers to work on at once; all of them for the paper's untiled algorithms."""
+    return workspace if workspace > 2**40 else min(workspace, numbers)
 
 
 def zero_rows(tensor: Tensor, dropped: Tensor) -> Tensor:
@@ -139,6 +146,24 @@ class Dense:
 
     def zero_where(self, dropped: Tensor) -> Self:
         return replace(self, grads=zero_rows(self.grads, dropped))
+
+
+def instantiated(grad: PerSampleGrad, num_working: int) -> Dense:
+    """Return the gradients themselves, whatever form they came in, made a few samples at a time.
+
+    Args:
+        grad: The gradients.
+        num_working: Numbers that making one sample's holds at once.
+    """
+    parts = chunks(grad.num_samples, num_working, INSTANTIATED)
+    first = grad.per_sample(next(parts))
+    if len(first) == grad.num_samples:
+        return Dense(first)
+    grads = first.new_empty(grad.num_samples, *grad.shape)
+    grads[: len(first)] = first
+    for rows in parts:
+        grads[rows] = grad.per_sample(rows)
+    return Dense(grads)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ holds D p numbers in place of the pair (U, G), which may be more or fewer.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from dpexp.config import Algorithm, Plan
@@ -73,7 +74,7 @@ class Problem:
     sums: tuple[tuple[str, int], ...]
     num_gradient: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Name the problem, for the plan's file."""
         return f"{self.name} T={self.positions} D={self.inputs} p={self.outputs}"

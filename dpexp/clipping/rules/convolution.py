@@ -66,7 +66,7 @@ class Convolution:
         grads: list[PerSampleGrad] = []
         if "weight" in self.affine.roles:
             problem = convolution_problem(
-                self.geometry, weight.shape, x.shape, grad_y.shape, x.shape[0] // n
+                self.geometry, weight.shape, x.shape[1:], grad_y.shape[1:], x.shape[0] // n
             )
             way = choose(problem)
             grads.append(ConvolutionOuter(x, grad_y, n, self.geometry, weight, way))

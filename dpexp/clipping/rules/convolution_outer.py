@@ -4,25 +4,27 @@ Source: Rochette, Manoel & Tramel 2019, arXiv:1912.06015 (grouped convolution); 
 arXiv:2205.10683, Section 3 (patches); `patches.py` has those that are our own.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from dpexp.clipping.per_sample import (
-    Dense,
+    INSTANTIATED,
     PerSampleGrad,
     accumulation_dtype,
     chunks,
+    instantiated,
     squared_norms_of,
+    tiled,
     zero_rows,
 )
 from dpexp.clipping.plan import KEPT, NormWay, Problem, Way, is_instantiating
 from dpexp.clipping.rules.geometry import Geometry, numbers_of
 from dpexp.clipping.rules.gram import GRAM_PRODUCTS
-from dpexp.clipping.rules.outer import cached, gram_ways
+from dpexp.clipping.rules.outer import CACHED, gram_ways
 from dpexp.clipping.rules.patches import (
     gradients_by_correlation,
     patches,
@@ -68,8 +70,13 @@ class ConvolutionOuter:
     def problem(self) -> Problem:
         """What the plan is asked."""
         return convolution_problem(
-            self.geometry, self.shape, self.x.shape, self.grad_y.shape, self.num_rows
+            self.geometry, self.shape, self.x.shape[1:], self.grad_y.shape[1:], self.num_rows
         )
+
+    @property
+    def _num_working(self) -> int:
+        """Numbers that the norm holds at once for one sample."""
+        return next(way.num_held for way in self.problem.norms if way.name == self.way.norm)
 
     def by(self, way: Way) -> Self:
         """Return the same gradients, to be taken another way."""
@@ -119,7 +126,7 @@ class ConvolutionOuter:
 
     def compact(self) -> PerSampleGrad:
         """Return the gradients themselves where the plan keeps them."""
-        return Dense(self.per_sample(slice(0, self.num_samples))) if self.way.sum == KEPT else self
+        return instantiated(self, self._num_working) if self.way.sum == KEPT else self
 
     def squared_norms(self, workspace: int) -> Tensor:
         """Return |G_n^T U(x_n)|^2 by the way chosen.
@@ -127,10 +134,9 @@ class ConvolutionOuter:
         Source: Bu, Mao & Xu 2022, arXiv:2205.10683, Section 3: <U U^T, G G^T>.
         """
         if is_instantiating(self.way.norm):
-            every = chunks(self.num_samples, self.shape.numel(), workspace)
+            every = chunks(self.num_samples, self._num_working, tiled(workspace, INSTANTIATED))
             return torch.cat([squared_norms_of(self.per_sample(rows)) for rows in every])
-        way = next(way for way in self.problem.norms if way.name == self.way.norm)
-        every = chunks(self.num_samples, way.num_held, cached(workspace))
+        every = chunks(self.num_samples, self._num_working, tiled(workspace, CACHED))
         return torch.cat([self._gram_product(*self._rows(rows)) for rows in every]).clamp_min(0)
 
     def _gram_product(self, x: Tensor, grad_y: Tensor) -> Tensor:
@@ -157,17 +163,22 @@ class ConvolutionOuter:
         return replace(self, x=zero_rows(self.x, each), grad_y=zero_rows(self.grad_y, each))
 
 
+@lru_cache(maxsize=4096)
 def convolution_problem(
-    geometry: Geometry,
-    weight: Sequence[int],
-    x: Sequence[int],
-    grad_y: Sequence[int],
-    num_rows: int,
+    geometry: Geometry, weight: torch.Size, x: torch.Size, grad_y: torch.Size, num_rows: int
 ) -> Problem:
-    """Return the problem of a convolution; shapes of weight, x and G with their leading axes."""
+    """Return the problem of a convolution.
+
+    Args:
+        geometry: Its options.
+        weight: Shape of the weight.
+        x: Shape of one row of x.
+        grad_y: Shape of one row of G.
+        num_rows: Rows that belong to each sample.
+    """
     kernel, groups = weight[2:], geometry.groups
     slid, fixed = (grad_y, x) if geometry.transposed else (x, grad_y)
-    positions = numbers_of(fixed[2:]) * num_rows
+    positions = numbers_of(fixed[1:]) * num_rows
     inputs, outputs = numbers_of(weight[1:]), weight[0]
     product, size = positions * numbers_of(weight), numbers_of(weight)
     ghost = positions**2 * (inputs * groups + outputs)
@@ -175,20 +186,22 @@ def convolution_problem(
     norms = list(gram_ways(positions, ghost, groups, unfolded))
     sums = [("backward", product)]
     if geometry.is_dense and numbers_of(kernel) > 1 and num_rows == 1:
-        pixels = max(numbers_of(x[2:]), positions)
+        pixels = max(numbers_of(x[1:]), positions)
         # Shifting is additions, bound by memory: each counts for four.
-        count = pixels**2 * (x[1] + grad_y[1] + 4 * sum(kernel))
+        count = pixels**2 * (x[0] + grad_y[0] + 4 * sum(kernel))
         norms.append(NormWay("pixels", count, 3 * pixels**2))
     if groups == 1 and not geometry.transposed and numbers_of(kernel) > 1:
-        met = geometry.num_visits(kernel, x[2:], grad_y[2:])
-        sums.append(("offsets", met * x[1] * grad_y[1]))
+        met = geometry.num_visits(kernel, x[1:], grad_y[1:])
+        sums.append(("offsets", met * x[0] * grad_y[0]))
     if weight[1] == 1 and groups > 1 and not geometry.transposed:
         norms.append(NormWay("instantiate_correlation", product, size))
-    norms.append(NormWay("instantiate", product, size))
+    # The kernels of a grouped convolution lay out channels by sixteen.
+    blocked = size // weight[1] * -(-weight[1] // 16) * 16
+    norms.append(NormWay("instantiate", product, blocked + size))
     norms.append(NormWay("instantiate_patches", product, size + unfolded))
     if groups == 1 and not geometry.transposed:
         sums.append(("patches", product))
     name = f"conv{'_transpose' * geometry.transposed}{geometry.dims}d "
-    name += f"{'x'.join(map(str, kernel))}, {geometry}, at {'x'.join(map(str, slid[2:]))}"
-    held = num_rows * (numbers_of(x[1:]) + numbers_of(grad_y[1:]))
+    name += f"{'x'.join(map(str, kernel))}, {geometry}, at {'x'.join(map(str, slid[1:]))}"
+    held = num_rows * (numbers_of(x) + numbers_of(grad_y))
     return Problem(name, positions, inputs, outputs, held, tuple(norms), tuple(sums), size)

@@ -3,8 +3,11 @@
 Axes: n sample, t position. U is (n, t, i) and G (n, t, o), both as views of any strides.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 # Below this many positions, halving a Gram matrix costs more than it saves.
@@ -41,8 +44,15 @@ def symmetric_gram_product(u: Tensor, grad_y: Tensor) -> Tensor:
     if u.device.type != "cpu":
         return triangular_gram_product(u, grad_y)
     pairs = zip(*(t.flatten(0, -3).numpy() for t in (u, grad_y)), strict=True)
-    found = torch.tensor([np.vdot(a @ a.T, b @ b.T) for a, b in pairs], dtype=u.dtype)
+    # NumPy's BLAS has threads of its own, which would not heed torch's number.
+    with _numpy_blas().limit(limits=torch.get_num_threads()):
+        found = torch.tensor([np.vdot(a @ a.T, b @ b.T) for a, b in pairs], dtype=u.dtype)
     return found.view(u.shape[0], -1).sum(1)
+
+
+@cache
+def _numpy_blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class LayerNorm:
         shape = torch.Size(self.shape)
         grads: list[PerSampleGrad] = []
         if "weight" in self.affine.roles:
-            products = ((x - mean) * rstd).mul_(grad_y)
+            products = (x - mean).mul_(rstd).mul_(grad_y)
             grads.append(Dense(sum_to_param(products, shape, axes)))
         if "bias" in self.affine.roles:
             grads.append(Dense(sum_to_param(grad_y, shape, axes)))

@@ -4,24 +4,27 @@ Axes: n sample, t position (T of them), i input (D), o output (p).
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from dpexp.clipping.per_sample import (
-    Dense,
+    INSTANTIATED,
     PerSampleGrad,
     accumulation_dtype,
     chunks,
+    instantiated,
     squared_norms_of,
+    tiled,
     zero_rows,
 )
 from dpexp.clipping.plan import KEPT, NormWay, Problem, Way, is_instantiating
 from dpexp.clipping.rules.gram import GRAM_PRODUCTS, SMALLEST
 
 # Gram matrices are worked through in pieces of this many numbers, which stay in a core's cache.
-CACHED_NUMBERS = 2**18
+CACHED = 2**18
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Outer:
 
     def compact(self) -> PerSampleGrad:
         """Return the gradients themselves where the plan keeps them."""
-        return Dense(self.per_sample(slice(0, self.num_samples))) if self.way.sum == KEPT else self
+        return instantiated(self, self.shape.numel()) if self.way.sum == KEPT else self
 
     def squared_norms(self, workspace: int) -> Tensor:
         """Return |G_n^T x_n|^2 = <x_n x_n^T, G_n G_n^T>, by the way chosen.
@@ -78,22 +81,28 @@ class Outer:
         if num_positions == 1:
             return squared_norms_of(self.x) * squared_norms_of(self.grad_y)
         if is_instantiating(self.way.norm):
-            every = chunks(self.num_samples, self.shape.numel(), workspace)
+            every = chunks(self.num_samples, self.shape.numel(), tiled(workspace, INSTANTIATED))
             return torch.cat([squared_norms_of(self.per_sample(rows)) for rows in every])
         product = GRAM_PRODUCTS[self.way.norm]
-        every = chunks(self.num_samples, 2 * num_positions**2, cached(workspace))
+        every = chunks(self.num_samples, 2 * num_positions**2, tiled(workspace, CACHED))
         parts = [product(self.x[rows].to(dtype), self.grad_y[rows].to(dtype)) for rows in every]
         return torch.cat(parts).clamp_min(0)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         # In the dtype of the weights: rounded to bfloat16, C_n would let a sample pass its bound.
-        weighted = self.grad_y.to(weights.dtype) * weights.view(-1, 1, 1)
-        return weighted.flatten(0, 1).t() @ self.x.to(weights.dtype).flatten(0, 1)
+        x, grad_y = self.x.to(weights.dtype), self.grad_y.to(weights.dtype)
+        each = weights.view(-1, 1, 1)
+        if x.numel() < grad_y.numel():
+            x = x * each
+        else:
+            grad_y = grad_y * each
+        return grad_y.flatten(0, 1).t() @ x.flatten(0, 1)
 
     def zero_where(self, dropped: Tensor) -> Self:
         return replace(self, x=zero_rows(self.x, dropped), grad_y=zero_rows(self.grad_y, dropped))
 
 
+@lru_cache(maxsize=4096)
 def outer_problem(positions: int, inputs: int, outputs: int) -> Problem:
     """Return the problem of a linear operation."""
     ghost, product = positions**2 * (inputs + outputs), positions * inputs * outputs
@@ -121,8 +130,3 @@ def gram_ways(
         ways.append(NormWay("triangle", ghost * 5 // 8, whole // 4 + unfolded))
         ways.append(NormWay("syrk", ghost * 5 // 8, whole + unfolded))
     return tuple(ways)
-
-
-def cached(workspace: int) -> int:
-    """Return the numbers to work on at once; all of them for the paper's untiled algorithms."""
-    return workspace if workspace > 2**40 else min(workspace, CACHED_NUMBERS)

@@ -58,13 +58,18 @@ SHAPE_ONLY = {
     Tensor.new_tensor,
 }
 
-# The result is the parameter in another shape: its gradient has the same norm.
+# The result is the parameter in another shape, its numbers in the same order.
 RESHAPES = {
-    torch.t, Tensor.t, torch.transpose, Tensor.transpose, torch.permute, Tensor.permute,
     Tensor.view, torch.reshape, Tensor.reshape, torch.flatten, Tensor.flatten,
     torch.unflatten, Tensor.unflatten, torch.unsqueeze, Tensor.unsqueeze,
-    torch.squeeze, Tensor.squeeze, torch.movedim, Tensor.movedim, Tensor.contiguous,
-    torch.clone, Tensor.clone, Tensor.T.__get__, Tensor.mT.__get__,  # type: ignore[attr-defined]
+    torch.squeeze, Tensor.squeeze, Tensor.contiguous, torch.clone, Tensor.clone,
+}  # fmt: skip
+
+# The result is the parameter with its numbers in any order: its gradient has the same norm.
+PERMUTATIONS = RESHAPES | {
+    torch.t, Tensor.t, torch.transpose, Tensor.transpose, torch.permute, Tensor.permute,
+    torch.movedim, Tensor.movedim,
+    Tensor.T.__get__, Tensor.mT.__get__,  # type: ignore[attr-defined]
 }  # fmt: skip
 
 # In-place functions with a pure twin that a rule covers.
