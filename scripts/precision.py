@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import patch
 
 import torch
@@ -32,17 +32,18 @@ from dpexp.clipping.clipper import Clipper, pulled_back
 from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.plan import always_ghost, always_instantiate
 from dpexp.clipping.tap import Use
-from dpexp.config import ModelConfig
+from dpexp.config import Algorithm, ModelConfig
 from dpexp.models.build import build
 from dpexp.record.provenance import describe_provenance
 from dpexp.selfcheck import NUM_CLASSES, randomise
 
 TARGET = Path(__file__).parents[1] / "results" / "precision"
 NETWORKS = ("vit_tiny_patch16_224", "resnet18", "convnext_atto")
-# How the norms are taken and the sum; the second never forms a gradient where it can do without.
+# The second of these forms no gradient where it can do without.
 ALGORITHMS = {
     "auto": "auto",
     "auto, every norm from Gram matrices": "auto",
+    "instantiate": "instantiate",
     "mixed_ghost": "mixed_ghost",
 }
 IMAGE_SIZE, NUM_SAMPLES = 64, 8
@@ -145,7 +146,7 @@ def measure(network: str, size: int = IMAGE_SIZE, num_samples: int = NUM_SAMPLES
     rows = []
     for name, algorithm in ALGORITHMS.items():
         engine = PrivacyEngine(model, clip_norm=bound, algorithm=algorithm)
-        if name != algorithm:
+        if name not in get_args(Algorithm):
             engine._clipper.planner.rule = always_ghost
         engine.rehearse(losses_of(model, images, labels))  # so that one pass is noted, not proofs
         with noting_gradients() as grads:
