@@ -38,6 +38,9 @@ ELEMENTWISE = {
     "subtract-from": Case(lambda: Apply(lambda x, e: e - x, e=(4,)), (3, 4), "subtract_from"),
     "multiply": Case(lambda: Apply(lambda x, e: x * e, e=(4,)), (3, 4), "multiply"),
     "multiply-from-left": Case(lambda: Apply(lambda x, e: e * x, e=(4,)), (3, 4), "multiply"),
+    "multiply-transposed": Case(
+        lambda: Apply(lambda x, e: x * e.t(), e=(4, 3)), (3, 4), "multiply"
+    ),
     "divide": Case(lambda: Apply(lambda x, e: x / e, e=(4,)), (3, 4), "divide"),
     "reversed-operators": Case(
         lambda: Apply(
@@ -285,7 +288,18 @@ def query_bias_alone(x: Tensor, w: Tensor, q: Tensor, v: Tensor) -> Tensor:
     return F.linear(x, w, torch.cat((q, torch.zeros_like(q), v)))
 
 
+def changed_under_a_view(x: Tensor, w: Tensor) -> Tensor:
+    """The view of the parameter is made before what it looks at is changed."""
+    copy = w.clone()
+    view = copy.view(-1)
+    copy.mul_(torch.tensor([[3.0, 0.5]], dtype=w.dtype))
+    return x * view
+
+
 EXPRESSION = {
+    "changed-under-a-view": Case(
+        lambda: Apply(changed_under_a_view, w=(2, 2)), (3, 4), "multiply", has_vmap=False
+    ),
     "standardised-weight": Case(lambda: Apply(standardised, w=(4, 3, 3, 3)), (3, 5, 5), "conv2d"),
     "timm-StdConv2d": Case(lambda: StdConv2d(3, 4, 3), (3, 5, 5), "conv2d"),
     "normalised-weight": Case(

@@ -140,7 +140,11 @@ def test_weighted_sums(grads):
     assert_close(sums, weighted(expected, WEIGHTS), **EXACT)
 
 
-def test_compact_forms_are_the_same_gradients_and_no_larger_unless_the_plan_keeps_them(grads):
+@pytest.mark.parametrize("num_instantiated", [1, 2**20])
+def test_compact_forms_are_the_same_gradients_and_no_larger_unless_the_plan_keeps_them(
+    grads, num_instantiated, monkeypatch
+):
+    monkeypatch.setattr("dpexp.clipping.per_sample.INSTANTIATED", num_instantiated)
     held, expected = grads
     for name, grad in held.items():
         compact = grad.compact()

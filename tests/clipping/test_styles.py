@@ -61,10 +61,12 @@ def test_each_group_is_clipped_to_its_bound(style, function, split):
     assert_close(gradients_of(model), expected, **EXACT)
 
 
+@pytest.mark.parametrize("num_small", [0, 20, 4096])
 @pytest.mark.parametrize("num_waiting", [0, 100, 2**60])
 @pytest.mark.parametrize("style", GROUPS)
-def test_how_long_groups_wait_for_each_other_changes_nothing(style, num_waiting, monkeypatch):
+def test_what_waits_for_what_else_changes_nothing(style, num_waiting, num_small, monkeypatch):
     monkeypatch.setattr("dpexp.clipping.groups.WAITING_NUMBERS", num_waiting)
+    monkeypatch.setattr("dpexp.clipping.groups.SMALL_NUMBERS", num_small)
     groups, grads = GROUPS[style], by_loop(network(), images(30))
     model = network()
     engine = PrivacyEngine(model, clip_norm=3.0, style=style)
