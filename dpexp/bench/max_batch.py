@@ -1,12 +1,15 @@
 """`dpexp bench max-batch`: the largest batch that fits a memory, by every algorithm.
 
 Live bytes of a step are measured at a few small batches; a straight line through them, by least
-squares, says where a memory is full. The peak is the highest of several moments (activations when
-the backward pass begins, gradients when it ends), each of them a straight line in the batch, so
-the smallest batches may lie on a flatter line than large ones will. Such points are left out.
+squares, says where a memory is full. The peak is the higher of two moments, each of them nearly a
+straight line in the batch: activations when the backward pass begins (at no samples: the weights),
+and gradients when it ends (weights and gradients). Small batches lie on the second line, which is
+flatter, and large ones need not. So the batch is doubled until the line is the first, or until the
+gradients are so small a part that their line cannot be far too flat; and points that are on no line
+with the largest are left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import Any, get_args
@@ -21,7 +24,15 @@ from dpexp.memory import peak_live_bytes
 GIB, MIB = 2**30, 2**20
 # Points that lie further from their line than this share of themselves are not on one line.
 STRAIGHT = 0.01
-PAPERS = tuple(name for name in get_args(Algorithm) if name != "nonprivate")
+MOST_DOUBLINGS = 10
+# Times weights and gradients. With weights W, gradients G and h = 10 (W + G) held at a batch b, the
+# flat line rises by (h - W - G) / b a sample and no line below h by more than (h - W) / b: a share
+# G / (h - W - G) more, at most 1/9 where all trains.
+PLENTY = 10
+
+# Samples -> live bytes of a step at its peak, weights included.
+Measure = Callable[[int], int]
+CLIPPING = tuple(name for name in get_args(Algorithm) if name != "nonprivate")
 HEADER = (
     "algorithm", "style", "largest batch", "over ordinary", "MiB a sample", "fixed MiB",
     "points", "deviation", "measured: samples at MiB",
@@ -78,59 +89,81 @@ def run(request: Request) -> None:
         ModelError: If the model cannot be built.
         RunFolderError: If the result cannot be written.
     """
-    asked = request.rows(PAPERS)
+    asked = request.rows(CLIPPING)
     subject = prepare(request.config)
-    batches = small_batches(subject.batch)
     room = request.memory_gib * GIB
     say(f"{subject.title}; {request.memory_gib:g} GiB, on {subject.device}")
     # On one thread, as steps are timed: the plan depends on it.
     with clock_of(subject.device):
-        rows = [ordinary_row(subject, batches, room)]
-        rows += [clipped_row(subject, *each, batches, room) for each in asked]
+        rows = [row_of(subject, "ordinary", "", measure_ordinary(subject), room)]
+        rows += [row_of(subject, *each, measure_clipped(subject, *each), room) for each in asked]
         for line in aligned(HEADER, [_cells(row, rows[0]) for row in rows]):
             say(line)
-        measured = ", ".join(map(str, batches))
-        say(f"a straight line through the largest of batches {measured} (points),")
-        say("carried on; live tensors with weights, gradients and temporaries, no optimizer state")
+        say("a straight line through the points, carried on, without small batches that are not on")
+        say("it; live tensors with weights, gradients and temporaries, but no optimizer state")
         content = {"setting": setting_of(subject), "memory_gib": request.memory_gib, "rows": rows}
         path = save(request, "max-batch", name_of("max-batch", subject), content)
     if path:
         say(f"written   {path}")
 
 
-def small_batches(most: int) -> tuple[int, ...]:
-    """Return four batches, a quarter of the largest apart; at least two of them."""
-    most = max(2, most)
-    return tuple(sorted({max(1, most * quarter // 4) for quarter in (1, 2, 3, 4)}))
+def points_of(
+    measure: Measure, start: int, *, weights: float, gradients: float, room: float
+) -> list[tuple[int, int]]:
+    """Return batches and live bytes: four batches, a quarter of the largest apart.
+
+    Args:
+        measure: What measures.
+        start: The largest batch; doubled while small batches would mislead, and half of the room is
+            not full.
+        weights: Bytes.
+        gradients: Bytes.
+        room: Bytes.
+    """
+    most = max(2, start)
+    before, held = measure(most // 2), measure(most)
+    enough = min(PLENTY * (weights + gradients), room / 2)
+    for _ in range(MOST_DOUBLINGS):
+        at_no_samples = 2 * before - held
+        if at_no_samples < weights + gradients / 2 or held >= enough:
+            break
+        most *= 2
+        before, held = held, measure(most)
+    smaller = sorted({max(1, most * quarter // 4) for quarter in (1, 2, 3)})
+    return [(count, measure(count)) for count in smaller] + [(most, held)]
 
 
-def ordinary_row(subject: Subject, batches: Sequence[int], room: float) -> MemoryRow:
-    """Return what ordinary training needs; `room` in bytes."""
-    points = []
-    for count in batches:
-        step = subject.ordinary_step(count)
+def measure_ordinary(subject: Subject) -> Measure:
+    """Return what measures a step of ordinary training."""
+
+    def measure(count: int) -> int:
+        step = subject.resized(count).ordinary_step()
         step()
         subject.model.zero_grad(set_to_none=True)
-        points.append((count, peak_live_bytes(step, subject.device) + weight_bytes(subject)))
+        held = peak_live_bytes(step, subject.device)
         subject.model.zero_grad(set_to_none=True)
-    return _row("ordinary", "", points, room)
+        return held + weight_bytes(subject)
+
+    return measure
 
 
-def clipped_row(
-    subject: Subject, algorithm: Algorithm, style: Style, batches: Sequence[int], room: float
-) -> MemoryRow:
-    """Return what an algorithm needs; `room` in bytes."""
-    points: list[tuple[int, int]] = []
+def measure_clipped(subject: Subject, algorithm: Algorithm, style: Style) -> Measure:
+    """Return what measures a clipped step, by the plan of the largest batch that it met."""
     plan: list[dict[str, Any]] = []
-    # The plan of the largest batch is kept: it is measured where it matters most.
-    for count in reversed(batches):
-        with subject.clipped_step(algorithm, style, count) as (step, engine):
-            engine.load_plan(plan)
+    largest = 0
+
+    def measure(count: int) -> int:
+        nonlocal plan, largest
+        with subject.resized(count).clipped_step(algorithm, style) as (step, engine):
+            if count < largest:
+                engine.load_plan(plan)
             step()
-            plan = engine.plan_rows()
+            if count > largest:
+                plan, largest = engine.plan_rows(), count
             engine.model.zero_grad(set_to_none=True)
-            points.append((count, peak_live_bytes(step, subject.device) + weight_bytes(subject)))
-    return _row(algorithm, style, points[::-1], room)
+            return peak_live_bytes(step, subject.device) + weight_bytes(subject)
+
+    return measure
 
 
 def weight_bytes(subject: Subject) -> int:
@@ -160,7 +193,23 @@ def line_of(points: Sequence[tuple[int, int]]) -> Line:
     return next(line for line in lines if line.deviation <= STRAIGHT or line.num_points == 2)
 
 
-def _row(algorithm: str, style: str, points: Sequence[tuple[int, int]], room: float) -> MemoryRow:
+def row_of(
+    subject: Subject, algorithm: str, style: str, measure: Measure, room: float
+) -> MemoryRow:
+    """Return what an algorithm needs.
+
+    Args:
+        subject: Its batch is the first that is tried.
+        algorithm: For the row.
+        style: For the row.
+        measure: What measures.
+        room: Bytes that a batch has to fit.
+    """
+    trained = [p for p in subject.model.parameters() if p.requires_grad]
+    gradients = sum(p.numel() * p.element_size() for p in trained)
+    points = points_of(
+        measure, subject.batch, weights=weight_bytes(subject), gradients=gradients, room=room
+    )
     line = line_of(points)
     return MemoryRow(algorithm, style, tuple(points), line, line.largest(room))
 

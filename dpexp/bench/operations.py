@@ -56,7 +56,7 @@ def counts_of(
     ordinary = multiply_adds(subject.ordinary_step())
     second = 0
     if passes == 2:
-        forward = multiply_adds(lambda: subject.losses(subject.model, subject.batch))
+        forward = multiply_adds(lambda: subject.losses(subject.model))
         second = ordinary - forward - subject.batch * weight_operations(rows)
     norms = subject.batch * norm_operations(rows, algorithm, passes)
     return Counts(ordinary, norms, second)

@@ -3,7 +3,8 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from dpexp.clipping.engine import PrivacyEngine
 from dpexp.config import Algorithm, Style, TrainConfig
+from dpexp.memory import keep_freed_memory
 from dpexp.models.build import BuiltModel, build
 from dpexp.train.job import autocast_of, pick_device
 
@@ -56,27 +58,31 @@ class Subject:
             f"parameters, {self.batch} images of {size}, {self.config.precision}"
         )
 
-    def losses(self, model: nn.Module, count: int) -> Tensor:
-        """Return the losses of the first `count` images, summed over a model's classifiers."""
-        labels = self.labels[:count]
+    def resized(self, batch: int) -> Self:
+        """Return the same with another batch, of the same images over again."""
+        rows = torch.arange(batch, device=self.device) % self.batch
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
+
+    def losses(self, model: nn.Module) -> Tensor:
+        """Return the losses of the images, summed over a model's classifiers."""
         with autocast_of(self.config.precision, self.device):
-            outputs = model(self.images[:count])
+            outputs = model(self.images)
         heads = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-        each = [cross_entropy(y.float(), labels, reduction="none") for y in heads]
+        each = [cross_entropy(y.float(), self.labels, reduction="none") for y in heads]
         return torch.stack(each).sum(0)
 
-    def ordinary_step(self, count: int | None = None) -> Work:
-        """Return forward and backward pass of ordinary training, on all or `count` images."""
+    def ordinary_step(self) -> Work:
+        """Return forward and backward pass of ordinary training."""
 
         def step() -> None:
             self.model.zero_grad(set_to_none=True)
-            self.losses(self.model, count or self.batch).mean().backward()
+            self.losses(self.model).mean().backward()
 
         return step
 
     @contextmanager
     def clipped_step(
-        self, algorithm: Algorithm, style: Style, count: int | None = None
+        self, algorithm: Algorithm, style: Style
     ) -> Iterator[tuple[Work, PrivacyEngine]]:
         """Yield the same with an engine, on a copy of the model, and that engine.
 
@@ -98,7 +104,7 @@ class Subject:
 
         def step() -> None:
             model.zero_grad(set_to_none=True)
-            engine.backward(self.losses(model, count or self.batch))
+            engine.backward(self.losses(model))
 
         try:
             yield step, engine
@@ -113,6 +119,7 @@ def prepare(config: TrainConfig) -> Subject:
         ConfigError: If there is no such device.
         ModelError: If there is no such model, or it does not take images of that size.
     """
+    keep_freed_memory()  # as training does, for the ordinary step too
     device = pick_device(config.device)
     built = build(config.model, num_classes=NUM_CLASSES, seed=config.seed)
     built.module.to(device)

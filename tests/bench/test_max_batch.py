@@ -8,11 +8,12 @@ import pytest
 from dpexp.bench.max_batch import (
     MIB,
     Line,
-    clipped_row,
     line_of,
     line_through,
-    ordinary_row,
-    small_batches,
+    measure_clipped,
+    measure_ordinary,
+    points_of,
+    row_of,
     weight_bytes,
 )
 from dpexp.bench.subject import prepare
@@ -43,11 +44,51 @@ def test_a_line_that_does_not_rise_says_nothing():
     assert line_through([(1, 50), (2, 50)]).largest(100) is None
 
 
+# Of a fake model: bytes of weights and of gradients.
+SIZES = {"weights": 500, "gradients": 500}
+
+
+def test_the_batch_is_doubled_until_activations_rule():
+    # From 20 samples on, 45 a sample above the weights outweigh 20 a sample above the gradients.
+    met = []
+
+    def measure(count):
+        met.append(count)
+        return max(1000 + 20 * count, 500 + 45 * count)
+
+    points = points_of(measure, start=4, room=1e9, **SIZES)
+    assert met == [2, 4, 8, 16, 32, 8, 16, 24]
+    assert [count for count, _ in points] == [8, 16, 24, 32]
+    line = line_of(points)
+    assert (line.slope, line.fixed) == (pytest.approx(45), pytest.approx(500))
+    assert line.num_points == 2
+    # Without doubling, the line of the gradients would have been carried on.
+    assert line_through([(2, 1040), (4, 1080)]).slope == 20
+
+
+def test_where_gradients_rule_for_ever_the_line_is_at_most_a_ninth_too_flat():
+    points = points_of(lambda n: 1000 + 20 * n, start=4, room=1e9, **SIZES)
+    most, held = points[-1]
+    assert held >= 10 * 1000 > points[-2][1] / 2
+    steepest = (held - 500) / most
+    assert steepest / line_of(points).slope < 1 + 1 / 9
+
+
+def test_no_more_than_the_room_is_measured():
+    points = points_of(lambda n: 1000 + 20 * n, start=4, room=2400, **SIZES)
+    assert points[-1] == (16, 1320)
+
+
 @pytest.mark.parametrize(
-    ("most", "batches"), [(8, (2, 4, 6, 8)), (32, (8, 16, 24, 32)), (2, (1, 2)), (1, (1, 2))]
+    ("start", "batches"), [(8, [2, 4, 6, 8]), (32, [8, 16, 24, 32]), (2, [1, 2]), (1, [1, 2])]
 )
-def test_the_batches_measured(most, batches):
-    assert small_batches(most) == batches
+def test_the_batches_measured(start, batches):
+    points = points_of(lambda n: 500 + n, start, room=1e9, **SIZES)
+    assert [count for count, _ in points] == batches
+
+
+def test_what_does_not_grow_ends():
+    assert len(points_of(lambda n: 7000, 1, room=1e9, **SIZES)) == 4
 
 
 def test_small_batches_on_a_flatter_line_are_left_out():
@@ -62,21 +103,15 @@ def test_small_batches_on_a_flatter_line_are_left_out():
 @pytest.mark.parametrize("algorithm", [None, "auto", "ghost"])
 def test_what_is_said_to_fit_is_what_a_step_of_that_size_holds(request_of, algorithm):
     """The slow twin: measure a step of the largest batch itself."""
-    room = 12 * MIB
     # So small a model is planned otherwise at another batch, but for a rule that measures nothing.
-    words = ("model=mnist_cnn", "clipping.plan=paper")
-
-    def row(*batches):
-        subject = prepare(request_of(*words, f"batch={batches[-1]}").config)
-        assert weight_bytes(subject) == 26_010 * 4
-        if algorithm is None:
-            return ordinary_row(subject, batches, room)
-        return clipped_row(subject, algorithm, "flat", batches, room)
-
-    largest = row(10, 12, 14, 16).largest
-    assert 16 < largest < 200
-    _, (_, held) = row(16, largest).points
-    assert held == pytest.approx(room, rel=0.04)
+    subject = prepare(request_of("model=mnist_cnn", "clipping.plan=paper", "batch=2").config)
+    assert weight_bytes(subject) == 26_010 * 4
+    measure = measure_ordinary(subject)
+    if algorithm is not None:
+        measure = measure_clipped(subject, algorithm, "flat")
+    row = row_of(subject, str(algorithm), "flat", measure, room=12 * MIB)
+    assert row.points[-1][0] < row.largest < 200
+    assert measure(row.largest) == pytest.approx(12 * MIB, rel=0.03)
 
 
 def test_the_file_holds_points_line_and_largest(tmp_path, capsys):
@@ -88,4 +123,4 @@ def test_the_file_holds_points_line_and_largest(tmp_path, capsys):
         line = line_of([tuple(point) for point in row["points"]])
         assert row["line"] == asdict(line)
         assert row["largest"] == line.largest(0.5 * 2**30)
-    assert "through the largest of batches 2, 4, 6, 8 (points)" in capsys.readouterr().out
+    assert "a straight line through the points, carried on" in capsys.readouterr().out
