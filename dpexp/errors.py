@@ -23,6 +23,10 @@ class ModelError(DpexpError):
     """A model cannot be built, loaded, or trained per sample."""
 
 
+class UnknownNetworkError(ModelError):
+    """No network has the name asked for, or no weights the tag."""
+
+
 class AccountingError(DpexpError):
     """No accountant can bound the requested mechanism, or a budget cannot be met."""
 

@@ -1,5 +1,10 @@
 """Peak memory of work whose allocations are known."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -35,3 +40,34 @@ def test_temporaries_count_and_what_was_there_before_does_not():
 def test_nothing_is_written_about_it(capfd):
     peak_live_bytes(lambda: torch.zeros(10), CPU)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_kept_memory_is_not_fetched_anew():
+    script = """
+import resource, sys, torch
+from dpexp.memory import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def step():
+    held = []
+    for number in range(20):
+        held.append(torch.ones(2**20 + 2**10 * number))  # 4 MiB and a little more
+    held.clear()
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+    def faults(word: str) -> int:
+        words = [sys.executable, "-c", script, word]
+        # Every block of a MiB or more is mapped anew, unless the process says otherwise.
+        env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MIB)}
+        done = subprocess.run(words, capture_output=True, check=True, text=True, env=env)
+        return int(done.stdout)
+
+    assert faults("kept") < 2000  # of 3 * 20,000 pages
+    assert faults("given back") > 50_000

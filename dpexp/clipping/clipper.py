@@ -9,7 +9,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from dpexp.clipping.factors import ClipFunction
 from dpexp.clipping.gradients import OwnedGradients
-from dpexp.clipping.groups import Group, Waiting, may_have, total_norms
+from dpexp.clipping.groups import Group, Waiting, count_small, may_have, total_norms
 from dpexp.clipping.independence import Independence
 from dpexp.clipping.measure import measured
 from dpexp.clipping.per_sample import Dense, PerSampleGrad, PulledBack
@@ -99,6 +99,7 @@ class Clipper:
             self._plain_backward(losses, mask.to(losses.dtype))
             norms = torch.full_like(losses, torch.nan).detach()
         else:
+            met = dict(self.planner.met)
             if is_planned:
                 self._settle_plan(losses, uses)
             groups = self._measure(losses, uses, mask)
@@ -106,6 +107,8 @@ class Clipper:
             if self._algorithm in TWO_PASSES:
                 weights, dropped = self._factors(norms, mask)
                 self._weighted_backward(losses, weights, dropped)
+            if not is_planned:
+                self.planner.met = met
         self._gradients.complete()
         return norms
 
@@ -151,6 +154,7 @@ class Clipper:
         self._run(losses, receive, retain_graph=self._algorithm in TWO_PASSES)
         assert all(group.is_complete for group in groups), "the backward pass missed a use"
         self._clip(waiting.rest(), mask)
+        count_small(groups)
         return groups
 
     @torch.no_grad()
@@ -158,10 +162,14 @@ class Clipper:
         """Add the clipped sums of complete groups to `.grad`."""
         if not groups:
             return
+        small = count_small(groups)
         weights, dropped = self._factors(torch.stack([g.norms for g in groups]), mask)
         has_dropped = may_have(dropped)
         for group, *each in zip(groups, weights, dropped, strict=True):
             for param, total in group.clipped_sums(*each, has_dropped=has_dropped):
+                self._gradients.add(param, total)
+        if small is not None:
+            for param, total in small.clipped_sums(weights, dropped, has_dropped=has_dropped):
                 self._gradients.add(param, total)
 
     def _settle_plan(self, losses: Tensor, uses: list[Use]) -> None:

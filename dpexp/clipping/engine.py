@@ -146,8 +146,10 @@ class PrivacyEngine:
     def backward(self, losses: Tensor, mask: Tensor | None = None) -> Tensor:
         """Add sum_n C_n g_n to each `.grad`; return the norms |g_n|, shape (n,). Not private.
 
-        A sample whose gradient is not finite contributes exactly zero. With algorithm nonprivate
-        nothing is clipped and the norms are NaN: they are not computed.
+        A sample whose gradient is not finite contributes exactly zero to every group of parameters
+        in which it is not. With algorithm nonprivate nothing is clipped and the norms are NaN: they
+        are not computed. Under autocast, the paper's two-pass algorithms round a sample's gradient
+        anew once it is weighted, so that its share may pass R by a few thousandths.
 
         Args:
             losses: One loss per sample (per view, with views), shape (n,); nats, not averaged.

@@ -12,10 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpexp.clipping.per_sample import Dense, PerSampleGrad, Summed
-
-# Gradients of at most this many numbers a sample are measured and summed together with others: each
-# alone would cost its calls, not its arithmetic.
-SMALL_NUMBERS = 4096
+from dpexp.clipping.small import SMALL_NUMBERS, SideBySide
 
 # Numbers that complete groups may hold together while they wait: 2^20 are 4 MiB of float32.
 WAITING_NUMBERS = 2**20
@@ -29,9 +26,8 @@ class Group:
         uses_left: For each parameter, the uses that the backward pass has yet to reach.
         is_kept: Whether gradients are held for the clipped sum, or dropped once measured.
         terms: For each parameter, what has been handed over and not yet measured.
-        small: Small gradients that wait to be measured together.
-        held: What has been measured and waits for the factors, each of one parameter or of several
-            side by side.
+        small: Small gradients that wait to be measured with others.
+        held: For each parameter, what has been measured and waits for the factors.
         squared_norms: Sum over measured parameters, shape (n,); None before the first.
         num_left: Parameters that have uses left.
     """
@@ -40,7 +36,7 @@ class Group:
     is_kept: bool
     terms: dict[nn.Parameter, list[PerSampleGrad]] = field(default_factory=dict)
     small: dict[nn.Parameter, Dense] = field(default_factory=dict)
-    held: list[tuple[tuple[nn.Parameter, ...], PerSampleGrad]] = field(default_factory=list)
+    held: dict[nn.Parameter, PerSampleGrad] = field(default_factory=dict)
     squared_norms: Tensor | None = None
     num_left: int = field(init=False)
 
@@ -56,22 +52,16 @@ class Group:
         terms = self.terms.pop(param)
         total = (terms[0] if len(terms) == 1 else Summed(tuple(terms))).compact()
         self.num_left -= 1
-        if isinstance(total, Dense) and param.numel() <= SMALL_NUMBERS:
+        if type(total) is Dense and param.numel() <= SMALL_NUMBERS:
             self.small[param] = total
-        else:
-            self._measure((param,), total, workspace)
-        if self.is_complete and self.small:
-            params, grads = tuple(self.small), list(self.small.values())
-            self.small = {}
-            self._measure(params, grads[0] if len(grads) == 1 else side_by_side(grads), workspace)
-
-    def _measure(
-        self, params: tuple[nn.Parameter, ...], grad: PerSampleGrad, workspace: int
-    ) -> None:
-        squares = grad.squared_norms(workspace)
-        self.squared_norms = squares if self.squared_norms is None else self.squared_norms + squares
+            return
+        self.count(total.squared_norms(workspace))
         if self.is_kept:
-            self.held.append((params, grad))
+            self.held[param] = total
+
+    def count(self, squares: Tensor) -> None:
+        """Add to the squared norms."""
+        self.squared_norms = squares if self.squared_norms is None else self.squared_norms + squares
 
     @property
     def is_complete(self) -> bool:
@@ -80,33 +70,25 @@ class Group:
 
     @property
     def norms(self) -> Tensor:
-        """|g_n| over the group, shape (n,); of a complete group."""
+        """|g_n| over the group, shape (n,); of a complete group, its small gradients counted."""
         assert self.squared_norms is not None
         return self.squared_norms.sqrt()
 
     def clipped_sums(
         self, weights: Tensor, dropped: Tensor, *, has_dropped: bool
     ) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Yield sum_n C_n g_n of each parameter, freeing what was held for it.
+        """Yield sum_n C_n g_n of each parameter but the small, freeing what was held for it.
 
         Args:
             weights: C_n, shape (n,).
             dropped: Samples that contribute exactly nothing, whatever they hold, shape (n,).
             has_dropped: Whether there may be one.
         """
-        self.held.reverse()
-        while self.held:
-            params, grad = self.held.pop()
+        for param in list(self.held):
+            grad = self.held.pop(param)
             if has_dropped:
                 grad = grad.zero_where(dropped)
-            total = grad.weighted_sum(weights)
-            if len(params) == 1:
-                yield params[0], total
-                continue
-            pieces = total.split([param.numel() for param in params])
-            for param, piece in zip(params, pieces, strict=True):
-                # A tensor of its own: one that is changed in place is told from the others.
-                yield param, piece.clone()
+            yield param, grad.weighted_sum(weights)
 
 
 class Waiting:
@@ -123,8 +105,8 @@ class Waiting:
 
     def after(self, group: Group) -> list[Group]:
         """Take a complete group; return those that are to be clipped now."""
-        num_held = sum(grad.num_held for _, grad in group.held)
-        if num_held < sum(param.numel() for params, _ in group.held for param in params):
+        num_held = sum(grad.num_held for grad in (*group.held.values(), *group.small.values()))
+        if num_held < sum(param.numel() for param in (*group.held, *group.small)):
             self._small.append(group)
             return []
         self._large.append(group)
@@ -139,9 +121,15 @@ class Waiting:
         return self._large + self._small
 
 
-def side_by_side(grads: list[Dense]) -> Dense:
-    """Return the gradients of several tensors as those of one vector."""
-    return Dense(torch.cat([g.grads.reshape(g.num_samples, -1) for g in grads], 1))
+def count_small(groups: list[Group]) -> SideBySide | None:
+    """Add the small gradients of complete groups to their norms; return them for their sums."""
+    small = SideBySide.of([group.small for group in groups])
+    if small is not None:
+        for group, squares in zip(groups, small.squared_norms(), strict=True):
+            group.small = {}
+            if squares is not None:
+                group.count(squares)
+    return small
 
 
 def may_have(dropped: Tensor) -> bool:

@@ -9,7 +9,7 @@ import timm
 from torch import nn
 
 from dpexp.config import ModelConfig
-from dpexp.errors import ModelError
+from dpexp.errors import ModelError, UnknownNetworkError
 from dpexp.models.networks import NEUTRAL, OWN_NETWORKS, Blank
 from dpexp.models.pretrained import WAYS_ON, find_weights
 
@@ -71,11 +71,11 @@ def _check_name(name: str) -> None:
     except RuntimeError as error:
         architecture = name.partition(".")[0]
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-        raise ModelError(
+        raise UnknownNetworkError(
             f"model.name={name}: {architecture} has no weights of that tag, and another's would be "
             f"a different experiment; tags: {', '.join(tags)}"
         ) from error
-    raise ModelError(
+    raise UnknownNetworkError(
         f"model.name={name}: no such network, neither here nor in timm; {_nearest(name)}; "
         f"here: {', '.join(OWN_NETWORKS)}; timm's: timm.list_models()"
     )

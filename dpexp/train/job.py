@@ -1,5 +1,6 @@
 """A job: the model, data, mechanism and engine that a configuration asks for, ready to run."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from dpexp.clipping.clipper import TWO_PASSES
 from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.noise import SecureNoise, StepNoise
 from dpexp.clipping.styles import group_names, total_bound
 from dpexp.config import TrainConfig
 from dpexp.data.splits import Split, Splits, load, num_classes
 from dpexp.errors import ConfigError
+from dpexp.memory import keep_freed_memory
 from dpexp.models.build import BuiltModel, build
 from dpexp.sampling import derive_seed
 from dpexp.train.deal import Deal, make_deal
@@ -105,6 +108,8 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
             "compile=true: the engine watches each operation as it runs, which compiled code does "
             "not show; use compile=false"
         )
+    _refuse_rounded_bounds(config)
+    keep_freed_memory()
     device = pick_device(config.device)
     built, splits = load_model_and_data(config, announce)
     model = built.module.to(device)
@@ -129,6 +134,17 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
     )
     prove(job)
     return job
+
+
+def _refuse_rounded_bounds(config: TrainConfig) -> None:
+    algorithm = config.clipping.algorithm
+    is_rounded = config.precision == "bf16" and algorithm in TWO_PASSES
+    if is_rounded and config.dp and config.eps != math.inf and config.protocol == "valid":
+        raise ConfigError(
+            f"precision=bf16 with clipping.algorithm={algorithm}: its second backward pass rounds "
+            f"each weighted gradient anew, so a sample's share passes R by up to 0.3 % and epsilon "
+            f"would not hold; use clipping.algorithm=auto, or precision=float32"
+        )
 
 
 def prove(job: Job) -> None:

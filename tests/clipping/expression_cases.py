@@ -160,6 +160,12 @@ def pooled(x: Tensor, q: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q.expand(len(x), -1, -1, -1), x, x, attn_mask=mask)
 
 
+def blinded(x: Tensor, q: Tensor) -> Tensor:
+    """The same, with one query that may look at nothing: its output is zero."""
+    mask = torch.tensor([[True, True, False], [False] * 3, [True] * 3])
+    return F.scaled_dot_product_attention(q.expand(len(x), -1, -1, -1), x, x, attn_mask=mask)
+
+
 OFFSETS = torch.tensor([[0, 1, 2], [3, 0, 1], [4, 3, 0]])
 
 ATTENTION = {
@@ -176,6 +182,9 @@ ATTENTION = {
     "mask-shared-keys": Case(lambda: Apply(grouped_attention, table=(4, 3, 3)), (4, 3, 4), "add"),
     "query-is-a-parameter-and-keys-are-padded": Case(
         lambda: Apply(pooled, q=(1, 2, 3, 4)), (2, 3, 4), "matmul general"
+    ),
+    "query-that-sees-nothing": Case(
+        lambda: Apply(blinded, q=(1, 2, 3, 4)), (2, 3, 4), "matmul general"
     ),
     "query-is-a-parameter": Case(
         lambda: Apply(

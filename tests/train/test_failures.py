@@ -7,8 +7,9 @@ import sys
 import pytest
 from runs import SHORT, config_of, document, folders, metrics, train
 
+from dpexp.cli.compose import compose
 from dpexp.cli.main import main
-from dpexp.errors import RunFailedError, RunFolderError
+from dpexp.errors import ConfigError, RunFailedError, RunFolderError
 from dpexp.train import fit, run
 from dpexp.train.console import say
 
@@ -140,3 +141,11 @@ def test_a_disk_that_is_full_is_what_a_run_failed_of(tmp_path, capsys, monkeypat
     (folder,) = folders(tmp_path)
     assert "metrics.jsonl cannot be written (no space left on device)" in line
     assert document(folder, "status")["state"] == "failed"
+
+
+@pytest.mark.parametrize("algorithm", ["mixed_ghost", "ghost", "fastgradclip"])
+def test_a_bound_that_a_second_pass_in_bfloat16_would_pass_is_refused(algorithm, tmp_path):
+    words = [f"clipping.algorithm={algorithm}", "precision=bf16", f"output={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"passes R by up to 0.3 %.*use clipping.algorithm=auto"):
+        run.run(compose(words))
+    assert not list(tmp_path.iterdir())

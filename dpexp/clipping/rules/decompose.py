@@ -41,7 +41,10 @@ def attention(
     if attn_mask is not None:
         is_allowed = attn_mask.dtype == torch.bool
         scores = scores.masked_fill(~attn_mask, -math.inf) if is_allowed else scores + attn_mask
-    return F.dropout(scores.softmax(-1), dropout_p) @ value
+    # Where nothing may be looked at, torch's kernels give zero, and a softmax nan.
+    is_blind = scores.isneginf().all(-1, keepdim=True)
+    weights = scores.masked_fill(is_blind, 0.0).softmax(-1).masked_fill(is_blind, 0.0)
+    return F.dropout(weights, dropout_p) @ value
 
 
 def instance_norm(

@@ -112,25 +112,21 @@ class GroupNorm:
         self, saved: Sequence[Tensor], grad_y: Tensor, axes: SampleAxes, choose: ChooseWay
     ) -> Sequence[PerSampleGrad]:
         axes.require_first(self.name)
-        x, mean, rstd, _ = saved
-        rows, channels, _ = _sizes(x)
-        dtype = accumulation_dtype(x)
-        flat_g = grad_y.reshape(rows, channels, -1)
-        sum_g = flat_g.sum(2, dtype=dtype)
-        grads: list[PerSampleGrad] = []
-        if "weight" in self.affine.roles:
-            # sum_t G xhat = rstd (sum_t G x - mean sum_t G), with one mean and rstd a group.
-            sum_gx = (flat_g * x.reshape(rows, channels, -1)).sum(2, dtype=dtype)
-            each = channels // self.groups
-            means, rstds = mean.repeat_interleave(each, 1), rstd.repeat_interleave(each, 1)
-            grads.append(_sum_rows((sum_gx - means * sum_g) * rstds, axes))
-        if "bias" in self.affine.roles:
-            grads.append(_sum_rows(sum_g, axes))
-        return grads
-
-
-def _sum_rows(by_row: Tensor, axes: SampleAxes) -> Dense:
-    return Dense(by_row.view(axes.num_samples, -1, by_row.shape[1]).sum(1))
+        x, mean, rstd, weight = saved
+        rows, channels, space = _sizes(x)
+        dtype = accumulation_dtype(x, grad_y)
+        # All rows as one, with the channels of each for channels of its own: then the kernel's sums
+        # over the batch are over one row.
+        shape = (1, rows * channels, space)
+        _, *by_channel = _aten.native_group_norm_backward(
+            grad_y.to(dtype).reshape(shape), x.to(dtype).view(shape),
+            mean.to(dtype).view(1, -1), rstd.to(dtype).view(1, -1),
+            None if weight is None else weight.to(dtype).repeat(rows),
+            *shape, rows * self.groups, [False, True, True],
+        )  # fmt: skip
+        by_role = dict(zip(("weight", "bias"), by_channel, strict=True))
+        sums = (by_role[role].view(axes.num_samples, -1, channels) for role in self.affine.roles)
+        return [Dense(each[:, 0] if each.shape[1] == 1 else each.sum(1)) for each in sums]
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
