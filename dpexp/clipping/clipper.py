@@ -148,20 +148,19 @@ class Clipper:
                 group_of[param].add(param, grad, self._workspace)
                 touched.add(group_of[param])
             for group in touched:
-                if group.is_complete and group.is_kept:
-                    self._clip(waiting.after(group), mask)
+                if group.is_complete and group.is_kept and (ready := waiting.after(group)):
+                    self._clip(ready, mask)
 
         self._run(losses, receive, retain_graph=self._algorithm in TWO_PASSES)
         assert all(group.is_complete for group in groups), "the backward pass missed a use"
-        self._clip(waiting.rest(), mask)
+        if ready := waiting.rest():
+            self._clip(ready, mask)
         count_small(groups)
         return groups
 
     @torch.no_grad()
     def _clip(self, groups: list[Group], mask: Tensor) -> None:
         """Add the clipped sums of complete groups to `.grad`."""
-        if not groups:
-            return
         small = count_small(groups)
         weights, dropped = self._factors(torch.stack([g.norms for g in groups]), mask)
         has_dropped = may_have(dropped)

@@ -95,7 +95,7 @@ class Waiting:
     """Complete groups that wait for each other, so that their factors are had at one stroke.
 
     A group that holds fewer numbers than its gradients waits to the end: its sums would take more
-    memory than it does.
+    memory than it does. So do small gradients: there are many, and they are quick together.
     """
 
     def __init__(self) -> None:
@@ -105,8 +105,8 @@ class Waiting:
 
     def after(self, group: Group) -> list[Group]:
         """Take a complete group; return those that are to be clipped now."""
-        num_held = sum(grad.num_held for grad in (*group.held.values(), *group.small.values()))
-        if num_held < sum(param.numel() for param in (*group.held, *group.small)):
+        num_held = sum(grad.num_held for grad in group.held.values())
+        if not group.held or num_held < sum(param.numel() for param in group.held):
             self._small.append(group)
             return []
         self._large.append(group)

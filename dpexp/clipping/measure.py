@@ -17,7 +17,7 @@ from dpexp.clipping.plan import KEPT, Costs, Problem, Way, counted
 from dpexp.clipping.rules.convolution_outer import ConvolutionOuter
 from dpexp.clipping.rules.outer import Outer
 
-SCHEMA = 2
+SCHEMA = 3
 # A way that takes this many times the multiply-adds of the best is not tried.
 HOPELESS = 6
 # Multiply-adds of a batch below which overhead, not arithmetic, would be measured.

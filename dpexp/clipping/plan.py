@@ -21,6 +21,8 @@ NOMINAL_SPEED = 2e10  # multiply-adds a second, to compare what is counted with 
 # Held numbers may exceed those of the pairs (U, G) by this share: with it, peak memory of a vision
 # transformer stays within 1.1 times ordinary training.
 BALANCED_SLACK = 0.07
+# Likewise for one gradient that is held for a moment, where groups are clipped as they come.
+MOMENTARY_SLACK = 0.25
 
 
 class Way(NamedTuple):

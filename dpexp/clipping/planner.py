@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dpexp.clipping.plan import (
-    BALANCED_SLACK,
     FIXED,
     KEPT,
+    MOMENTARY_SLACK,
     RULES,
     SLACKS,
     ChooseWay,
@@ -76,7 +76,7 @@ class Planner:
             pairs = sum(problem.num_held * len(labels) for problem, labels in uses.items())
             costs = {
                 problem: each
-                if problem.num_gradient <= problem.num_held + BALANCED_SLACK * pairs
+                if problem.num_gradient <= problem.num_held + MOMENTARY_SLACK * pairs
                 else _apart(each)
                 for problem, each in costs.items()
             }

@@ -69,5 +69,5 @@ class SideBySide:
 
     def _by_number(self, by_group: Tensor) -> Tensor:
         """Return a value of each group and sample for each of its numbers, shape (n, numbers)."""
-        pairs = zip(by_group, self.sizes, strict=True)
-        return torch.cat([each[:, None].expand(-1, size) for each, size in pairs], 1)
+        sizes = torch.tensor(self.sizes).to(by_group.device, non_blocking=True)
+        return by_group.t().repeat_interleave(sizes, 1, output_size=sum(self.sizes))

@@ -19,6 +19,7 @@ def group(num_samples: int, num_numbers: int, num_held: int) -> Group:
 
 def test_groups_wait_in_the_order_in_which_they_were_completed(monkeypatch):
     monkeypatch.setattr("dpexp.clipping.groups.WAITING_NUMBERS", 100)
+    monkeypatch.setattr("dpexp.clipping.groups.SMALL_NUMBERS", 0)
     waiting = Waiting()
     small = [group(2, 10, 8) for _ in range(3)]  # hold less than their gradients will take
     large = [group(2, 10, 40) for _ in range(4)]
@@ -34,6 +35,7 @@ def test_groups_wait_in_the_order_in_which_they_were_completed(monkeypatch):
 
 def test_a_group_that_holds_as_much_as_its_gradients_is_not_small(monkeypatch):
     monkeypatch.setattr("dpexp.clipping.groups.WAITING_NUMBERS", 0)
+    monkeypatch.setattr("dpexp.clipping.groups.SMALL_NUMBERS", 0)
     waiting = Waiting()
     assert waiting.after(group(2, 10, 8)) == []
     assert len(waiting.after(group(2, 10, 10))) == 1
@@ -43,3 +45,10 @@ def test_a_group_that_holds_as_much_as_its_gradients_is_not_small(monkeypatch):
 def test_a_sample_may_be_dropped_where_one_is(dropped):
     assert may_have(torch.tensor(dropped)) is any(dropped)
     assert may_have(torch.tensor(dropped, device="meta")) is True  # not looked at
+
+
+def test_small_gradients_wait_to_the_end(monkeypatch):
+    monkeypatch.setattr("dpexp.clipping.groups.WAITING_NUMBERS", 0)
+    waiting, small = Waiting(), group(2, 10, 10)
+    assert waiting.after(small) == []
+    assert waiting.rest() == [small]

@@ -88,7 +88,7 @@ def sum_by_offsets(x: Tensor, grad_y: Tensor, kernel: Sequence[int], geometry: G
     """
     channels_last = [0, *range(2, x.ndim), 1]
     xs, gs = (t.permute(channels_last).contiguous() for t in (x, grad_y))
-    total = x.new_zeros(numbers_of(kernel), grad_y.shape[1], x.shape[1])
+    total = x.new_empty(numbers_of(kernel), grad_y.shape[1], x.shape[1])
     for index, offset in enumerate(product(*(range(size) for size in kernel))):
         met = [
             overlap(
@@ -103,6 +103,8 @@ def sum_by_offsets(x: Tensor, grad_y: Tensor, kernel: Sequence[int], geometry: G
             g = gs[(slice(None), *(out for out, _ in met))].reshape(-1, gs.shape[-1])
             seen = xs[(slice(None), *(pixels for _, pixels in met))].reshape(-1, xs.shape[-1])
             torch.mm(g.t(), seen, out=total[index])
+        else:
+            total[index] = 0
     return total.permute(1, 2, 0).reshape(grad_y.shape[1], x.shape[1], *kernel)
 
 
