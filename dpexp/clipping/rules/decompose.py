@@ -38,13 +38,14 @@ def attention(
     if is_causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, -math.inf)
-    if attn_mask is not None:
-        is_allowed = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -math.inf) if is_allowed else scores + attn_mask
+    if attn_mask is None or attn_mask.dtype != torch.bool:
+        scores = scores if attn_mask is None else scores + attn_mask
+        return F.dropout(scores.softmax(-1), dropout_p) @ value
+    scores = scores.masked_fill(~attn_mask, -math.inf)
     # Where nothing may be looked at, torch's kernels give zero, and a softmax nan.
     is_blind = scores.isneginf().all(-1, keepdim=True)
-    weights = scores.masked_fill(is_blind, 0.0).softmax(-1).masked_fill(is_blind, 0.0)
-    return F.dropout(weights, dropout_p) @ value
+    weights = F.dropout(scores.masked_fill(is_blind, 0.0).softmax(-1), dropout_p)
+    return (weights @ value).masked_fill(is_blind, 0.0)
 
 
 def instance_norm(
