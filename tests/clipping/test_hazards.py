@@ -4,14 +4,16 @@ import math
 
 import pytest
 import torch
-from networks import check_clipping, images, network
+from networks import EXACT, check_clipping, images, network
 from reference.gradients import randomise_, weighted_outputs
 from rule_case import Apply
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.proof import parts
+from dpexp.clipping.rules.decompose import attention
 from dpexp.errors import ConfigError, CrossSampleError, EngineError, UncoveredParameterError
 
 NUMBERS = {"clip_norm": 1.0, "noise_multiplier": 1.0, "expected_batch_size": 4}
@@ -196,6 +198,20 @@ def mixed_experts(x: Tensor, experts: Tensor) -> Tensor:
 def test_kernels_that_each_sample_mixes_for_itself(algorithm):
     x = torch.randn(5, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     check_clipping(apply(mixed_experts, experts=(2, 54)), x, algorithm=algorithm)
+
+
+def test_a_query_that_may_look_at_nothing_gets_zero_and_gives_no_gradient():
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = torch.randn(3, 2, 4, 5, generator=generator, dtype=torch.float64)
+    mask = torch.ones(4, 4, dtype=torch.bool).tril()
+    mask[1] = False
+    query.requires_grad_()
+    found = attention(query, key, value, attn_mask=mask)
+    assert_close(found, F.scaled_dot_product_attention(query, key, value, attn_mask=mask), **EXACT)
+    (grad,) = torch.autograd.grad(found.square().sum(), query)
+    assert grad.isfinite().all()
+    assert grad[:, 0].any()
+    assert not grad[:, 1].any()
 
 
 def test_matrix_products_by_keyword():
