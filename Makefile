@@ -44,6 +44,7 @@ bench: $(INSTALLED)  ## a clipped step over an ordinary one, on five networks; A
 	$(BENCH) model.name=resnet18 model.image_size=32 batch=32 $(ARGS)
 	$(BENCH) model.name=vgg19_cifar model.image_size=32 batch=32 $(ARGS)
 	$(BENCH) model.name=convnext_atto model.image_size=64 batch=16 $(ARGS)
+	$(BENCH) model.name=vit_small_patch16_224 batch=8 clipping.plan=time styles=flat $(ARGS)
 	$(BIN)/python scripts/bench_page.py results/bench
 
 clean:  ## remove the environment and caches; runs and data stay

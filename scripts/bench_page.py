@@ -37,15 +37,23 @@ GOALS = {
     ("convnext_atto", 64, 16): Goal(1.30, 1.10),
 }
 HEADER = (
-    "network", "input", "batch", "algorithm", "style", "time", "min to max", "goal", "counted",
-    "memory", "goal", "met",
+    "network", "input", "batch", "algorithm", "style", "plan", "time", "min to max", "goal",
+    "counted", "memory", "goal", "met",
 )  # fmt: skip
 
 
-def page(documents: list[Document]) -> str:
-    """Return the page in Markdown."""
+def page(documents: list[Document], *, has_figure: bool = False) -> str:
+    """Return the page in Markdown.
+
+    Args:
+        documents: What `dpexp bench step` wrote.
+        has_figure: Whether that of `dpexp bench layers` lies beside the page.
+    """
     lines = ["# A clipped step over an ordinary one", "", *table(documents), "", *_method(), ""]
-    lines += [*_provenance(documents), ""]
+    lines += [*_reading(documents), ""]
+    if has_figure:
+        lines += ["## Which way a norm is best taken", "", *_figure(), ""]
+    lines += ["## What made the files", "", *_provenance(documents), ""]
     lines += ["Made by `scripts/bench_page.py` from the JSON files beside it.", ""]
     return "\n".join(lines)
 
@@ -69,6 +77,7 @@ def cells(document: Document, row: Row) -> list[str]:
         str(setting["batch"]),
         row["algorithm"],
         row["style"],
+        setting["plan"],
         f"{row['time_ratio']:.3f}",
         spread,
         f"{goal.time:.2f}" if goal else "",
@@ -84,6 +93,7 @@ def goal_of(document: Document, row: Row) -> Goal | None:
     setting = document["setting"]
     is_whole = setting["num_trainable"] == setting["num_params"]
     is_asked = setting["precision"] == "float32" and setting["device"] == "cpu" and is_whole
+    is_asked = is_asked and setting["plan"] == "balanced"
     if row["algorithm"] != "auto" or not is_asked:
         return None
     if row["style"] == "layerwise":
@@ -119,6 +129,60 @@ def _method() -> list[str]:
         "convolutions and attention, by torch's counter and by the plan; where it is below what "
         "was measured, the difference is memory traffic and overhead. Random weights and images, "
         "all parameters trainable. Layerwise is held against flat as measured.",
+    ]
+
+
+def _reading(documents: list[Document]) -> list[str]:
+    """Return what keeps a row from its time goal: arithmetic, or what is not arithmetic."""
+    lines = ["## Where the time goes", ""]
+    lines.append(
+        "A clipped step takes one forward and one backward pass, as an ordinary one does, and the "
+        "norms. Above 1, `counted` is the norms' share of the arithmetic. It can be had for memory "
+        "alone: a gradient that is kept per sample for its norm makes the ordinary product "
+        "superfluous, but holds more numbers than input and output gradient together. "
+        "`clipping.plan=balanced` keeps as many as memory 1.10 allows, `clipping.plan=time` all "
+        "that save time. The rest of `time` is memory traffic and overhead for each operation."
+    )
+    missed = [
+        (document, row, goal)
+        for document in documents
+        for row in document["rows"]
+        if (goal := goal_of(document, row)) and row["style"] == "flat"
+        and row["time_ratio"] > goal.time
+    ]  # fmt: skip
+    for document, row, goal in missed:
+        arithmetic, whole = row["counted_ratio"] - 1, row["time_ratio"] - 1
+        name = _bare(document["setting"]["model"])
+        lines.append("")
+        lines.append(
+            f"* {name}, goal {goal.time:.2f}: {whole:.1%} above ordinary training, of which "
+            f"{arithmetic:.1%} is counted in multiply-adds ("
+            f"{row['multiply_adds']['norms'] / 1e9:.2f} of "
+            f"{row['multiply_adds']['ordinary'] / 1e9:.1f} billion)."
+            + _with_more_memory(documents, name)
+        )
+    return lines
+
+
+def _with_more_memory(documents: list[Document], name: str) -> str:
+    for document in documents:
+        setting = document["setting"]
+        if _bare(setting["model"]) == name and setting["plan"] == "time":
+            row = document["rows"][0]
+            return (
+                f" With every gradient kept that saves time: {row['time_ratio']:.3f}, counted "
+                f"{row['counted_ratio']:.3f}, at {row['memory_ratio']:.2f} times the memory."
+            )
+    return ""
+
+
+def _figure() -> list[str]:
+    return [
+        "Paper B takes the way that needs less memory, ghost where 2 T^2 <= p D. Worked through in "
+        "pieces, none needs much, and time decides. `dpexp bench layers rounds=3 "
+        "output=results/bench`; the numbers are in [layers.json](layers.json).",
+        "",
+        "![Time of every way to take a norm, by layer and size](layers.png)",
     ]
 
 
@@ -158,7 +222,8 @@ def main() -> None:
     documents = read_steps(folder)
     if not documents:
         sys.exit(f"{folder} holds no results: run dpexp bench step output={folder} first")
-    write_text(folder / "README.md", page(documents))
+    has_figure = (folder / "layers.png").exists()
+    write_text(folder / "README.md", page(documents, has_figure=has_figure))
 
 
 if __name__ == "__main__":
