@@ -10,6 +10,13 @@ TITLES = {
     "timm": "Every other family of timm, its smallest member",
     "torchvision": "torchvision's families, their smallest members",
 }
+# What the message of a refusal does not say of the network.
+REASONS = {
+    "csatv2": "its one-channel attention multiplies (n, positions) by (positions, n): over the "
+    "batch. What it attends to is the output of a normalisation over one channel, alike for all "
+    "samples, so nothing moves; but a sample's gradient runs through the others' rows, where it "
+    "cannot be told apart.",
+}
 VERDICTS = ("exact", "refused", "silently wrong", "failed", "not built", "over limit")
 
 
@@ -86,7 +93,8 @@ def _exceptions(rows: list[Row]) -> list[str]:
         if row["verdict"] == "silently wrong":
             message = f"error {row['error']:.1e} at {_worst(row)}"
         lines.append(f"| {row['name']} | {row['verdict']} | {moves} | {message[:400]} |")
-    return lines
+    notes = [f"* {row['name']}: {REASONS[row['name']]}" for row in others if row["name"] in REASONS]
+    return [*lines, *([""] if notes else []), *notes]
 
 
 def _worst(row: Row) -> str:
