@@ -189,7 +189,8 @@ def page(rows: list[Row], made_by: dict[str, Any]) -> str:
         "`auto` and `instantiate` take the sum from the tensors whose norm they took, so that a "
         "share is above R by float32 rounding alone. The paper's two passes run the backward pass "
         "again with weighted losses, which rounds every bfloat16 gradient anew: a share may then "
-        "be above R by about that rounding, and the epsilon reported is for the exact R.",
+        "be above R by about that rounding, while epsilon is for the exact R: `dpexp train` "
+        "refuses them with precision=bf16 where it would claim an epsilon.",
         "",
         f"{NUM_SAMPLES} random images of {IMAGE_SIZE}x{IMAGE_SIZE}, every parameter trainable and "
         f"random, BatchNorm replaced by GroupNorm, R half of the smallest norm. dpexp at {commit}, "
