@@ -67,7 +67,7 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
             )
         config = with_overrides(saved_config(folder), overrides)
         folder.check_same_run(to_dict(config))
-        plan = folder.read_document("plan.json") if (path / "plan.json").exists() else {}
+        plan = _plan_of(folder)
         if config.micro_batch is None and plan:
             config = replace(config, micro_batch=plan["micro_batch"])
         job = prepare(config, announce=say)
@@ -99,6 +99,24 @@ def _train(job: Job, folder: RunFolder, *, first_step: int) -> dict[str, Any]:
                 outcome = fit(job, folder, mirror, first_step=first_step, progress=progress)
             summary = _write_outcome(job, folder, mirror, outcome, time.perf_counter() - start)
     return _conclude(job, folder, outcome, summary)
+
+
+def _plan_of(folder: RunFolder) -> Mapping[str, Any]:
+    """Return how the run clipped so far; nothing if it stopped before it had a plan.
+
+    Raises:
+        RunFolderError: If the file says something else.
+    """
+    if not (folder.path / "plan.json").exists():
+        return {}
+    plan = folder.read_document("plan.json")
+    if not isinstance(plan, Mapping) or not {"micro_batch", "uses"} <= set(plan):
+        raise RunFolderError(
+            f"{folder.path / 'plan.json'} does not say micro_batch and uses: it is damaged, or of "
+            f"another version of dpexp, and sums would round in another way than before. Delete it "
+            f"to go on with a new plan"
+        )
+    return plan
 
 
 def _mirror(job: Job, folder: RunFolder) -> WandbMirror:

@@ -1,5 +1,6 @@
 """Runs that were stopped: what they leave, and that going on makes them whole."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import torch
 from runs import document, is_same, metrics, train, weights
 
 from dpexp.cli.main import main
+from dpexp.clipping.engine import PrivacyEngine
 from dpexp.errors import RunFolderError
 from dpexp.record.folder import RunFolder
 from dpexp.train import fit, run
@@ -23,6 +25,7 @@ WORDS = ("steps=20", "checkpoint_every=4", "optimizer.momentum=0.9", "schedule=c
 SLOW = """
 import sys, time
 from dpexp.cli.main import main
+from dpexp.clipping.engine import PrivacyEngine
 from dpexp.train import fit
 step = fit.train_step
 def slow_step(*args, **keys):
@@ -198,3 +201,29 @@ def test_the_second_ctrl_c_does_not_wait():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_plan_of_the_run_that_stopped_is_taken_up(stopped, monkeypatch):
+    plan = document(stopped, "plan")
+    assert plan["uses"]
+    taken = []
+    load_plan = PrivacyEngine.load_plan
+
+    def loading(self, rows):
+        taken.append(rows)
+        load_plan(self, rows)
+
+    monkeypatch.setattr(PrivacyEngine, "load_plan", loading)
+    run.resume(stopped, {})
+    assert taken == [plan["uses"]]
+    assert document(stopped, "plan") == plan
+
+
+@pytest.mark.parametrize(
+    "damage", [{}, [], {"uses": []}, {"micro_batch": 8, "uses": [{}]}], ids=str
+)
+def test_a_damaged_plan_is_one_line(stopped, damage, capsys):
+    (stopped / "plan.json").write_text(json.dumps(damage))
+    line = one_line(capsys, "train", f"resume={stopped}")
+    assert "damaged, or of another version" in line
+    assert document(stopped, "status")["step"] == 3
