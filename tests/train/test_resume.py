@@ -219,9 +219,7 @@ def test_the_plan_of_the_run_that_stopped_is_taken_up(stopped, monkeypatch):
     assert document(stopped, "plan") == plan
 
 
-@pytest.mark.parametrize(
-    "damage", [{}, [], {"uses": []}, {"micro_batch": 8, "uses": [{}]}], ids=str
-)
+@pytest.mark.parametrize("damage", [{}, {"uses": []}, {"micro_batch": 8, "uses": [{}]}], ids=str)
 def test_a_damaged_plan_is_one_line(stopped, damage, capsys):
     (stopped / "plan.json").write_text(json.dumps(damage))
     line = one_line(capsys, "train", f"resume={stopped}")
