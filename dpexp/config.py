@@ -187,6 +187,12 @@ def check(config: TrainConfig) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def claims_epsilon(config: TrainConfig) -> bool:
+    """Return whether noise is to hide a sample's share: a false bound on it is a false epsilon."""
+    sigma = config.noise_multiplier
+    return config.dp and (config.eps != math.inf if sigma is None else sigma != 0)
+
+
 def size_problems(config: TrainConfig, num_train: int) -> list[str]:
     """Return what is wrong with delta and batch, one sentence each, once N is known.
 
@@ -229,9 +235,7 @@ def _privacy_problems(config: TrainConfig) -> list[str]:
             )
     elif config.eps is None and config.dp:
         problems.append("eps=null: give a target eps, or a noise_multiplier in its place")
-    sigma = config.noise_multiplier
-    has_noise = config.eps != math.inf if sigma is None else sigma != 0
-    if config.dp and has_noise and config.clipping.algorithm == "nonprivate":
+    if claims_epsilon(config) and config.clipping.algorithm == "nonprivate":
         problems.append(
             "clipping.algorithm=nonprivate: nothing is clipped, so noise bounds no sample's share "
             "and any epsilon would be false; use dp=off for ordinary training, or eps=inf"

@@ -17,8 +17,8 @@ _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # bytes; where glibc's own, dynamic thresh
 def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, as the steps of training want it again.
 
-    The C library gives large blocks back to the system at once, and fetching them anew costs a page
-    fault each 4 KiB: up to a twelfth of a step. Does nothing where the C library is another.
+    glibc gives large blocks back to the system at once, and fetching them anew costs a page fault
+    for each page. Does nothing where the C library is another.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -42,17 +42,17 @@ HEADER = (
 )  # fmt: skip
 
 
-def page(documents: list[Document], *, has_figure: bool = False) -> str:
+def page(documents: list[Document], layers: Document | None = None) -> str:
     """Return the page in Markdown.
 
     Args:
         documents: What `dpexp bench step` wrote.
-        has_figure: Whether that of `dpexp bench layers` lies beside the page.
+        layers: What `dpexp bench layers` wrote beside the page, if it did.
     """
     lines = ["# A clipped step over an ordinary one", "", *table(documents), "", *_method(), ""]
     lines += [*_reading(documents), ""]
-    if has_figure:
-        lines += ["## Which way a norm is best taken", "", *_figure(), ""]
+    if layers:
+        lines += ["## Which way a norm is best taken", "", *_figure(layers), ""]
     lines += ["## What made the files", "", *_provenance(documents), ""]
     lines += ["Made by `scripts/bench_page.py` from the JSON files beside it.", ""]
     return "\n".join(lines)
@@ -178,30 +178,32 @@ def _with_more_memory(documents: list[Document], name: str) -> str:
     return ""
 
 
-def _figure() -> list[str]:
+def _figure(layers: Document) -> list[str]:
     return [
         "Paper B takes the way that needs less memory, ghost where 2 T^2 <= p D. Worked through in "
-        "pieces, none needs much, and time decides. `dpexp bench layers rounds=3 "
-        "output=results/bench`; the numbers are in [layers.json](layers.json).",
+        "pieces, none needs much, and time decides. The numbers are in [layers.json](layers.json), "
+        f"by {_made(layers)}.",
         "",
         "![Time of every way to take a norm, by layer and size](layers.png)",
     ]
 
 
 def _provenance(documents: list[Document]) -> list[str]:
-    """Return what made the files, each different one once."""
-    lines = []
-    for document in documents:
-        made = document["provenance"]
-        git = made["git"] or {"commit": "unknown", "dirty": False}
-        commit = git["commit"][:12] + (" with uncommitted changes" if git["dirty"] else "")
-        threads = f"{made['threads']} thread{'s' * (made['threads'] != 1)}"
-        packages = f"torch {made['packages']['torch']}, timm {made['packages']['timm']}"
-        lines.append(
-            f"* `{made['command']}`: dpexp at {commit}, {packages}, {made['cpu']}, {threads}, "
-            f"{document['rounds']} pairs, {made['started'][:10]}"
-        )
-    return lines
+    """Return what made the files."""
+    return [f"* {_made(document)}, {document['rounds']} pairs" for document in documents]
+
+
+def _made(document: Document) -> str:
+    """Return the command of a document, and where it ran."""
+    made = document["provenance"]
+    git = made["git"] or {"commit": "unknown", "dirty": False}
+    commit = git["commit"][:12] + (" with uncommitted changes" if git["dirty"] else "")
+    threads = f"{made['threads']} thread{'s' * (made['threads'] != 1)}"
+    packages = f"torch {made['packages']['torch']}, timm {made['packages']['timm']}"
+    return (
+        f"`{made['command']}`: dpexp at {commit}, {packages}, {made['cpu']}, {threads}, "
+        f"{made['started'][:10]}"
+    )
 
 
 def read_steps(folder: Path) -> list[Document]:
@@ -226,8 +228,10 @@ def main() -> None:
     documents = read_steps(folder)
     if not documents:
         sys.exit(f"{folder} holds no results: run dpexp bench step output={folder} first")
-    has_figure = (folder / "layers.png").exists()
-    write_text(folder / "README.md", page(documents, has_figure=has_figure))
+    layers = folder / "layers.json"
+    write_text(
+        folder / "README.md", page(documents, read_json(layers) if layers.exists() else None)
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """A job: the model, data, mechanism and engine that a configuration asks for, ready to run."""
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ from dpexp.clipping.clipper import TWO_PASSES
 from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.noise import SecureNoise, StepNoise
 from dpexp.clipping.styles import group_names, total_bound
-from dpexp.config import TrainConfig
+from dpexp.config import TrainConfig, claims_epsilon
 from dpexp.data.splits import Split, Splits, load, num_classes
 from dpexp.errors import ConfigError
 from dpexp.memory import keep_freed_memory
@@ -139,11 +138,11 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
 def _refuse_rounded_bounds(config: TrainConfig) -> None:
     algorithm = config.clipping.algorithm
     is_rounded = config.precision == "bf16" and algorithm in TWO_PASSES
-    if is_rounded and config.dp and config.eps != math.inf and config.protocol == "valid":
+    if is_rounded and claims_epsilon(config) and config.protocol == "valid":
         raise ConfigError(
             f"precision=bf16 with clipping.algorithm={algorithm}: its second backward pass rounds "
-            f"each weighted gradient anew, so a sample's share passes R by up to 0.3 % and epsilon "
-            f"would not hold; use clipping.algorithm=auto, or precision=float32"
+            f"each weighted gradient anew, so a sample's share can pass R by a bfloat16 rounding "
+            f"and epsilon would not hold; use clipping.algorithm=auto, or precision=float32"
         )
 
 

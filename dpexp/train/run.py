@@ -110,7 +110,7 @@ def _plan_of(folder: RunFolder) -> Mapping[str, Any]:
     if not (folder.path / "plan.json").exists():
         return {}
     plan = folder.read_document("plan.json")
-    if not isinstance(plan, Mapping) or not {"micro_batch", "uses"} <= set(plan):
+    if not {"micro_batch", "uses"} <= set(plan):
         raise RunFolderError(
             f"{folder.path / 'plan.json'} does not say micro_batch and uses: it is damaged, or of "
             f"another version of dpexp, and sums would round in another way than before. Delete it "

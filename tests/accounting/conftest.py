@@ -1,14 +1,6 @@
-"""Accounting tests write to a cache of their own: one for all, or one for each that asks."""
+"""Accounting tests share the cache of the session, but for those that ask for an empty one."""
 
 import pytest
-
-
-@pytest.fixture(autouse=True, scope="session")
-def session_cache(tmp_path_factory):
-    """Share results between tests, and with nothing outside them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture

@@ -1,16 +1,9 @@
-"""Benchmarks of the tests keep their measured plans to themselves."""
+"""What benchmarks of the tests are asked for."""
 
 import pytest
 
 from dpexp.bench.request import Request
 from dpexp.cli.compose import compose
-
-
-@pytest.fixture(autouse=True, scope="session")
-def plan_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture

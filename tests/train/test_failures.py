@@ -146,6 +146,16 @@ def test_a_disk_that_is_full_is_what_a_run_failed_of(tmp_path, capsys, monkeypat
 @pytest.mark.parametrize("algorithm", ["mixed_ghost", "ghost", "fastgradclip"])
 def test_a_bound_that_a_second_pass_in_bfloat16_would_pass_is_refused(algorithm, tmp_path):
     words = [f"clipping.algorithm={algorithm}", "precision=bf16", f"output={tmp_path}"]
-    with pytest.raises(ConfigError, match=r"passes R by up to 0.3 %.*use clipping.algorithm=auto"):
+    with pytest.raises(
+        ConfigError, match=r"can pass R by a bfloat16 rounding.*use clipping.algorithm=auto"
+    ):
         run.run(compose(words))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["eps=inf"], ["eps=null", "noise_multiplier=0"], ["dp=off"]])
+def test_without_an_epsilon_a_second_pass_may_round(words, tmp_path):
+    two_passes = ["clipping.algorithm=mixed_ghost", "precision=bf16", "steps=1", "epochs=null"]
+    run.run(compose([*words, *two_passes, "wandb.mode=disabled", f"output={tmp_path}"]))
+    (folder,) = tmp_path.iterdir()
+    assert document(folder, "status")["state"] == "done"
