@@ -19,12 +19,12 @@ from dpexp.record.wandb_mirror import WandbMirror
 from dpexp.schema import to_dict
 from dpexp.train.checkpoint import load_state
 from dpexp.train.console import progress_bar, say
-from dpexp.train.deal import privacy_document
 from dpexp.train.describe import describe, duration
 from dpexp.train.fit import Outcome, fit
 from dpexp.train.job import Job, prepare
 from dpexp.train.outcome import measures, recorded, write_reliability
 from dpexp.train.saved import saved_config, with_overrides
+from dpexp.train.statement import privacy_document
 
 
 def run(config: TrainConfig, command: Sequence[str] = ("dpexp", "train")) -> dict[str, Any]:

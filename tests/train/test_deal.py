@@ -8,7 +8,8 @@ from runs import config_of, document, is_same, train, weights
 from dpexp.accounting.bounds import epsilon_bounds
 from dpexp.cli.compose import compose
 from dpexp.errors import ConfigError
-from dpexp.train.deal import make_deal, privacy_document
+from dpexp.train.deal import make_deal
+from dpexp.train.statement import privacy_document
 
 
 def config(*words):
