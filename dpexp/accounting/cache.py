@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-SCHEMA = 1  # raise it when the same inputs should give another result, or another form of it
+SCHEMA = 2  # raise it when the same inputs should give another result, or another form of it
 PACKAGES = ("dp-accounting", "prv-accountant", "numpy", "scipy")
 
 T = TypeVar("T")

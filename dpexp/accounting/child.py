@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dpexp.accounting import bounds, budget, calibrate, prv
-from dpexp.accounting.isolation import MEMORY_LIMIT_GIB, TIME_LIMIT_SECONDS
+from dpexp.accounting.isolation import MEMORY_LIMIT_MIB, TIME_LIMIT_SECONDS
 from dpexp.errors import AccountingError
 
 
@@ -47,8 +47,9 @@ def _limit() -> None:
         import resource
         import signal
 
-        limit = MEMORY_LIMIT_GIB * 2**30
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        # What is written to, not address space: libraries reserve far more than they ever touch.
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT_MIB * 2**20, hard))
         # Outlives a parent that was killed: nobody else would stop us then.
         signal.alarm(round(TIME_LIMIT_SECONDS) + 5)
 

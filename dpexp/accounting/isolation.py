@@ -14,7 +14,8 @@ from typing import Any
 from dpexp.errors import AccountingError
 
 TIME_LIMIT_SECONDS = 120.0
-MEMORY_LIMIT_GIB = 4
+# Of each process; no more than two run side by side, and together they stay below 2 GiB.
+MEMORY_LIMIT_MIB = 960
 COMMAND = (sys.executable, "-P", "-W", "ignore", "-m", "dpexp.accounting.child")
 
 # How numerical code gives up. Not Exception: an interrupt or a missing package is no failure of it.

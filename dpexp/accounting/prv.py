@@ -23,8 +23,8 @@ WIDEST = 0.01  # eps_error itself, in epsilon
 
 SMALL_POINTS = 150_000  # below this a transform of any length is fast
 PREFERRED_POINTS = 1_000_000  # about 2 s
-MAX_POINTS = 6_000_000  # about 12 s and, at 370 bytes a point, 2.1 GiB
-BYTES_PER_POINT = 370
+MAX_POINTS = 4_000_000  # about 6 s and, at 180 bytes a point, 0.7 GiB
+BYTES_PER_POINT = 180  # resident at the peak, measured on grids of 0.2 to 4 million points
 
 
 def epsilon(
