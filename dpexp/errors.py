@@ -31,6 +31,10 @@ class AccountingError(DpexpError):
     """No accountant can bound the requested mechanism, or a budget cannot be met."""
 
 
+class LedgerError(DpexpError):
+    """The privacy ledger of a run is damaged, cannot be written, or is of another mechanism."""
+
+
 class UncoveredParameterError(DpexpError):
     """A trainable parameter reaches the loss past the engine, so it would not be clipped."""
 

@@ -89,6 +89,11 @@ class RunFolder:
         return self.path / "checkpoints" / "state.pt"
 
     @property
+    def ledger(self) -> Path:
+        """The privacy ledger: which steps were charged."""
+        return self.path / "ledger.jsonl"
+
+    @property
     def reliability_figure(self) -> Path:
         """The reliability diagram."""
         return self.path / "figures" / "reliability.png"

@@ -39,10 +39,10 @@ def describe_provenance(command: Sequence[str]) -> dict[str, Any]:
         "command": shorten_command(command),
         "started": timestamp(),
         "git": _git_state(),
-        "packages": {"dpexp": _own_version()} | {name: _version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
         "gpus": _gpu_names(),
     }
@@ -59,6 +59,11 @@ def shorten_command(command: Sequence[str]) -> str:
 def timestamp() -> str:
     """Return the local time with its offset from UTC, to the second (ISO 8601)."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the versions of dpexp and of the packages that its results hang on."""
+    return {"dpexp": _own_version()} | {name: _version(name) for name in PACKAGES}
 
 
 def _own_version() -> str:
@@ -93,7 +98,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the name of the processor, as the operating system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,34 @@ _DAMAGE = (
 )
 
 
-def save_checkpoint(folder: RunFolder, model: nn.Module, optimizer: Optimizer, step: int) -> None:
+@dataclass(frozen=True)
+class Saved:
+    """Where a run was when it was saved.
+
+    Attributes:
+        step: Steps taken.
+        ledger: Digest of the ledger's last line; empty without a ledger.
+    """
+
+    step: int = 0
+    ledger: str = ""
+
+
+def save_checkpoint(
+    folder: RunFolder, model: nn.Module, optimizer: Optimizer, saved: Saved
+) -> None:
     """Write state.pt, all that resuming needs in one file, then model.pt, the weights alone.
 
     Each is written whole or not at all, so a run killed here goes on from the one before.
     """
     weights = model.state_dict()
-    state = {"step": step, "model": weights, "optimizer": optimizer.state_dict()}
+    state = {**asdict(saved), "model": weights, "optimizer": optimizer.state_dict()}
     _save(folder.state_checkpoint, state)
     _save(folder.model_checkpoint, weights)
 
 
-def load_state(folder: RunFolder, model: nn.Module, optimizer: Optimizer) -> int:
-    """Put model and optimizer where `save_checkpoint` left them; return the steps taken by then.
+def load_state(folder: RunFolder, model: nn.Module, optimizer: Optimizer) -> Saved:
+    """Put model and optimizer where `save_checkpoint` left them; return where the run was then.
 
     Without a checkpoint they stay as they are, at step 0.
 
@@ -45,12 +61,12 @@ def load_state(folder: RunFolder, model: nn.Module, optimizer: Optimizer) -> int
     """
     path = folder.state_checkpoint
     if not path.exists():
-        return 0
+        return Saved()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+        return Saved(int(state["step"]), str(state["ledger"]))
     except _DAMAGE as error:
         raise RunFolderError(
             f"{path} is damaged ({type(error).__name__}), so the run cannot go on from it; restore "

@@ -18,10 +18,12 @@ from dpexp.metrics.reliability import Reliability
 from dpexp.record.folder import RunFolder
 from dpexp.record.wandb_mirror import WandbMirror
 from dpexp.sampling import derive_seed, draw, micro_batches, poisson_batch
-from dpexp.train.checkpoint import save_checkpoint
+from dpexp.train.account import Account
+from dpexp.train.checkpoint import Saved, save_checkpoint
 from dpexp.train.evaluate import Evaluation, EvaluationStopped, evaluate, some_of
-from dpexp.train.job import Job, plan_document
+from dpexp.train.job import Job
 from dpexp.train.optimization import lr_factor, set_lr
+from dpexp.train.plan_file import write_plan
 from dpexp.train.step import StepStats, train_step
 
 # Samples that an evaluation during a run looks at; the one at its end looks at all.
@@ -89,27 +91,38 @@ class Outcome:
 
 
 def fit(
-    job: Job, folder: RunFolder, mirror: WandbMirror, *, first_step: int, progress: Progress
+    job: Job,
+    folder: RunFolder,
+    mirror: WandbMirror,
+    account: Account,
+    *,
+    first_step: int,
+    progress: Progress,
 ) -> Outcome:
-    """Take the steps from `first_step` to K, and evaluate.
+    """Take the steps from `first_step` to K, each charged before it is taken, and evaluate.
 
     Everything random in a step follows from (seed, purpose, step), so a run that was stopped and
-    goes on is the run that was not stopped.
+    goes on is the run that was not stopped. Where steps had to be charged twice, the budget may
+    end the run before step K.
     """
     num_steps = job.deal.num_steps
     every = job.config.evaluate_every or max(2, math.ceil(num_steps / 10))
     save_every = job.config.checkpoint_every or max(1, math.ceil(num_steps / 10))
     seconds: list[float] = []
-    accuracy, has_diverged, done = None, False, first_step
-    metrics: dict[str, Any] = {"privacy/epsilon": job.deal.epsilon_after(first_step)}
+    has_plan = job.engine is None
+    accuracy, has_diverged, done, saved = None, False, first_step, first_step
+    metrics: dict[str, Any] = {"privacy/epsilon": account.epsilon(first_step)}
     devices = [job.device] if job.device.type == "cuda" else []
     with StopRequest().listening() as stop, torch.random.fork_rng(devices):
         for step in range(first_step, num_steps):
+            next_save = min(num_steps, (step // save_every + 1) * save_every)
+            if not account.charge(step, next_save, _median(seconds)):
+                break
             start = time.perf_counter()
             stats = _step(job, step)
             seconds.append(time.perf_counter() - start)
             done = step + 1
-            metrics = _step_metrics(job, stats, done, seconds[-1])
+            metrics = _step_metrics(job, account, stats, done, seconds[-1])
             if done % every == 0 and done < num_steps:
                 held_out, place = _held_out(job)
                 with suppress(EvaluationStopped):
@@ -117,27 +130,37 @@ def fit(
                     metrics |= found.named(place)
                     accuracy, has_diverged = found.metrics["accuracy"], found.has_diverged
             progress(done, num_steps, metrics["privacy/epsilon"], accuracy)
+            # Before anything of a step can be seen: a run that goes on clips as it did before.
+            has_plan = has_plan or write_plan(job, folder)
             if done < num_steps:  # the last step's line waits for the last evaluation
                 folder.log_metrics(done, metrics)
                 mirror.log(done, metrics)
-            if stop.is_set or has_diverged or done % save_every == 0 or done == num_steps:
-                # Before the weights: a run that goes on from them clips as it did before.
-                folder.write_document("plan.json", plan_document(job))
-                save_checkpoint(folder, job.model, job.optimizer, done)
-                folder.set_status("running", step=done, steps=num_steps)
-            if has_diverged:
+            if stop.is_set or has_diverged or done == next_save:
+                _save(job, folder, account, done)
+                saved = done
+            if has_diverged or stop.is_set:
                 break
-            if stop.is_set and done < num_steps:
-                return Outcome("interrupted", done, None, None, _median(seconds))
+        account.give_back(done)
+        if stop.is_set and done < num_steps:
+            return Outcome("interrupted", done, None, None, _median(seconds))
+        if saved < done:
+            _save(job, folder, account, done)
         try:
             outcome = _finish(job, done, has_diverged, seconds, stop)
         except EvaluationStopped:
             return Outcome("interrupted", done, None, None, _median(seconds))
-        if done == num_steps and _last_logged(folder) < done:
+        if not has_diverged and _last_logged(folder) < done:
             metrics = {**metrics, **outcome.named()}
             folder.log_metrics(done, metrics)
             mirror.log(done, metrics)
         return outcome
+
+
+def _save(job: Job, folder: RunFolder, account: Account, done: int) -> None:
+    """Write all that a run goes on from, the weights last."""
+    write_plan(job, folder)
+    save_checkpoint(folder, job.model, job.optimizer, Saved(done, account.digest))
+    folder.set_status("running", step=done, steps=job.deal.num_steps)
 
 
 def _step(job: Job, step: int) -> StepStats:
@@ -145,11 +168,11 @@ def _step(job: Job, step: int) -> StepStats:
     config = job.config
     mechanism, num_train = job.deal.mechanism, job.deal.num_train
     if mechanism is None:
-        indices = poisson_batch(num_train, job.deal.sampling_rate, config.seed, step)
+        indices = poisson_batch(num_train, job.deal.sampling_rate, job.seed, step)
     else:
-        indices = draw(mechanism, num_train, config.seed, step, secure=config.noise.secure)
+        indices = draw(mechanism, num_train, job.seed, step, secure=config.noise.secure)
     job.seed_noise(step)
-    torch.manual_seed(derive_seed(config.seed, "dropout", step))
+    torch.manual_seed(derive_seed(job.seed, "dropout", step))
     set_lr(
         job.optimizer, config.optimizer.lr * lr_factor(config.schedule, step, job.deal.num_steps)
     )
@@ -169,11 +192,13 @@ def _step(job: Job, step: int) -> StepStats:
     )
 
 
-def _step_metrics(job: Job, stats: StepStats, done: int, seconds: float) -> dict[str, Any]:
+def _step_metrics(
+    job: Job, account: Account, stats: StepStats, done: int, seconds: float
+) -> dict[str, Any]:
     """Return what is logged of a step; what is computed from training data is under unsafe/."""
     metrics: dict[str, Any] = {
         "lr": job.optimizer.param_groups[0]["lr"],
-        "privacy/epsilon": job.deal.epsilon_after(done),
+        "privacy/epsilon": account.epsilon(done),
         "time/step_seconds": seconds,
         "unsafe/batch_size": len(stats.losses),
     }

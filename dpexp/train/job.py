@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +46,8 @@ class Job:
         noise: Draws the noise and nothing else.
         micro_batch: Samples held in memory at once.
         seconds_a_sample: Rough cost of one sample's forward and backward pass, in seconds.
+        attempt: Which stream of randomness the steps use; above 0 where steps that an earlier
+            process has taken are taken again, and would come out differently.
     """
 
     config: TrainConfig
@@ -59,6 +60,13 @@ class Job:
     noise: StepNoise | SecureNoise
     micro_batch: int
     seconds_a_sample: float
+    attempt: int = 0
+
+    @property
+    def seed(self) -> int:
+        """What every draw of a step follows from."""
+        seed = self.config.seed
+        return derive_seed(seed, "attempt", self.attempt) if self.attempt else seed
 
     @property
     def model(self) -> nn.Module:
@@ -82,7 +90,7 @@ class Job:
     def seed_noise(self, step: int) -> None:
         """Make the noise of a step follow from (seed, step) alone; without effect when secure."""
         if isinstance(self.noise, StepNoise):
-            self.noise.start(derive_seed(self.config.seed, "noise", step))
+            self.noise.start(derive_seed(self.seed, "noise", step))
 
 
 def autocast_of(precision: str, device: torch.device) -> AbstractContextManager:
@@ -162,17 +170,6 @@ def prove(job: Job) -> None:
             logits = job.model(images.to(job.device))
         losses = cross_entropy(logits.float(), labels.to(job.device), reduction="none")
         job.engine.rehearse(losses)
-
-
-def plan_document(job: Job) -> dict[str, Any]:
-    """Return what is to be the same for sums to round alike: how each use was clipped so far."""
-    clipping = job.config.clipping
-    return {
-        "algorithm": clipping.algorithm if job.engine else "none",
-        "plan": clipping.plan,
-        "micro_batch": job.micro_batch,
-        "uses": job.engine.plan_rows() if job.engine else [],
-    }
 
 
 def load_model_and_data(

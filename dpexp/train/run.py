@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ from dpexp.errors import RunFailedError, RunFolderError
 from dpexp.record.folder import RunFolder
 from dpexp.record.wandb_mirror import WandbMirror
 from dpexp.schema import to_dict
+from dpexp.train.account import Account, open_account
 from dpexp.train.checkpoint import load_state
 from dpexp.train.console import progress_bar, say
 from dpexp.train.describe import describe, duration
 from dpexp.train.fit import Outcome, fit
 from dpexp.train.job import Job, prepare
 from dpexp.train.outcome import measures, recorded, write_reliability
+from dpexp.train.plan_file import read_plan
 from dpexp.train.saved import saved_config, with_overrides
-from dpexp.train.statement import privacy_document
+from dpexp.train.statement import privacy_document, running_document
 
 
 def run(config: TrainConfig, command: Sequence[str] = ("dpexp", "train")) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def run(config: TrainConfig, command: Sequence[str] = ("dpexp", "train")) -> dic
     form = job.splits.train.form
     complete["dataset"] |= {"mean": list(form.mean), "std": list(form.std)}
     with RunFolder.create(config.output, complete, command) as folder:
-        return _train(job, folder, first_step=0)
+        return _train(job, folder, open_account(job, folder), first_step=0)
 
 
 def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,56 +70,44 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
             )
         config = with_overrides(saved_config(folder), overrides)
         folder.check_same_run(to_dict(config))
-        plan = _plan_of(folder)
+        plan = read_plan(folder)
         if config.micro_batch is None and plan:
             config = replace(config, micro_batch=plan["micro_batch"])
         job = prepare(config, announce=say)
         if job.engine is not None and plan:
             job.engine.load_plan(plan["uses"])
-        step = load_state(folder, job.model, job.optimizer)
+        saved = load_state(folder, job.model, job.optimizer)
+        step = saved.step
         if job.engine is not None:
             job.engine.load_state_dict({"num_steps": step})
+        account = open_account(job, folder, step=step, digest=saved.ledger)
+        job = replace(job, attempt=account.attempt)
         changed = [f"{key}={value}" for key, value in overrides.items()]
         folder.resume_from(step, ["dpexp", "train", f"resume={path}", *changed])
         say(f"resuming  {path} after step {step:,}")
-        return _train(job, folder, first_step=step)
+        return _train(job, folder, account, first_step=step)
 
 
-def _train(job: Job, folder: RunFolder, *, first_step: int) -> dict[str, Any]:
+def _train(job: Job, folder: RunFolder, account: Account, *, first_step: int) -> dict[str, Any]:
     """Run the loop in `folder` and write down how it ended, however it ends."""
     # What was recorded before a stop is counted in.
     earlier = sum(row.get("time/step_seconds", 0) for row in folder.read_metrics())
     start = time.perf_counter() - earlier
-    with recorded(folder):
+    with recorded(folder), closing(account):
         for line in describe(job):
             say(line)
             folder.log(line)
         say(f"folder    {folder.path}")
         folder.set_status("running", step=first_step, steps=job.deal.num_steps)
-        folder.write_document("privacy.json", privacy_document(job.deal, job.config, first_step))
+        folder.write_document("privacy.json", running_document(job.config, account))
         with _mirror(job, folder) as mirror:
             with progress_bar(first_step) as progress:
-                outcome = fit(job, folder, mirror, first_step=first_step, progress=progress)
-            summary = _write_outcome(job, folder, mirror, outcome, time.perf_counter() - start)
+                outcome = fit(
+                    job, folder, mirror, account, first_step=first_step, progress=progress
+                )
+            seconds = time.perf_counter() - start
+            summary = _write_outcome(job, folder, mirror, account, outcome, seconds)
     return _conclude(job, folder, outcome, summary)
-
-
-def _plan_of(folder: RunFolder) -> Mapping[str, Any]:
-    """Return how the run clipped so far; nothing if it stopped before it had a plan.
-
-    Raises:
-        RunFolderError: If the file says something else.
-    """
-    if not (folder.path / "plan.json").exists():
-        return {}
-    plan = folder.read_document("plan.json")
-    if not {"micro_batch", "uses"} <= set(plan):
-        raise RunFolderError(
-            f"{folder.path / 'plan.json'} does not say micro_batch and uses: it is damaged, or of "
-            f"another version of dpexp, and sums would round in another way than before. Delete it "
-            f"to go on with a new plan"
-        )
-    return plan
 
 
 def _mirror(job: Job, folder: RunFolder) -> WandbMirror:
@@ -143,19 +134,25 @@ def _mirror(job: Job, folder: RunFolder) -> WandbMirror:
 
 
 def _write_outcome(
-    job: Job, folder: RunFolder, mirror: WandbMirror, outcome: Outcome, seconds: float
+    job: Job,
+    folder: RunFolder,
+    mirror: WandbMirror,
+    account: Account,
+    outcome: Outcome,
+    seconds: float,
 ) -> dict[str, Any]:
     """Write privacy.json and, for a run that ended, its measures; return the summary."""
     deal = job.deal
-    folder.write_document("privacy.json", privacy_document(deal, job.config, outcome.steps_done))
+    folder.write_document("privacy.json", privacy_document(job.config, account, outcome.steps_done))
     summary: dict[str, Any] = {
-        "privacy/epsilon": deal.epsilon_after(outcome.steps_done),
+        "privacy/epsilon": account.epsilon(),
         "privacy/delta": deal.delta,
         "privacy/noise_multiplier": deal.mechanism.noise_multiplier if deal.mechanism else 0.0,
         "privacy/guarantee": deal.guarantee,
         "steps": outcome.steps_done,
         "time/total_seconds": seconds,
         "time/step_seconds": outcome.step_seconds,
+        "time/ledger_seconds": account.write_seconds,
         "memory/peak_gib": _peak_gib(job),
         "model/num_params": job.built.num_params,
         "model/num_trainable": job.built.num_trainable,
@@ -197,6 +194,14 @@ def _conclude(
         raise RunFailedError(message)
     assert outcome.test is not None
     folder.set_status("done", step=outcome.steps_done)
+    if outcome.steps_done < job.deal.num_steps:
+        missed = job.deal.num_steps - outcome.steps_done
+        early = (
+            f"budget    spent after step {outcome.steps_done:,} of {job.deal.num_steps:,}: "
+            f"{missed:,} steps that an earlier process may have taken were charged twice"
+        )
+        say(early)
+        folder.log(early)
     epsilon = summary["privacy/epsilon"]
     bound = f"epsilon <= {epsilon:.4g} at delta {job.deal.delta:g}, " * (epsilon < math.inf)
     peak, seconds = summary["memory/peak_gib"], summary["time/total_seconds"]

@@ -5,26 +5,54 @@ from typing import Any
 
 from dpexp.accounting import shuffled
 from dpexp.config import TrainConfig
+from dpexp.train.account import Account
 from dpexp.train.deal import Deal
 
 NOT_COVERED = (
     "choosing hyperparameters or checkpoints by looking at this data",
     "training statistics in logs, all under unsafe/",
     "attacks on floating-point rounding or on timing",
+    "the digest of the training data in ledger.jsonl, for that reason not for release",
     "other samples about the same person",
 )
 
 
-def privacy_document(deal: Deal, config: TrainConfig, steps_done: int) -> dict[str, Any]:
-    """Return the privacy statement of a run, as privacy.json holds it."""
+def privacy_document(config: TrainConfig, account: Account, steps_done: int) -> dict[str, Any]:
+    """Return the privacy statement of a run that has stopped or ended, as privacy.json holds it."""
+    epsilon = account.epsilon()
+    return {
+        **_numbers(config, account.deal, epsilon),
+        "covers": "the steps charged in ledger.jsonl",
+        "steps_done": steps_done,
+        "steps_charged": account.num_charged(steps_done),
+        "attempts": account.attempt + 1,
+    }
+
+
+def running_document(config: TrainConfig, account: Account) -> dict[str, Any]:
+    """Return the statement of a run that goes on: of all that it may yet do.
+
+    It stays if the run is killed, and then bounds what was done.
+    """
+    deal = account.deal
+    return {
+        **_numbers(config, deal, deal.epsilon_after(deal.num_steps)),
+        "covers": "all steps that the run may take: it has not stopped by itself",
+        "steps_done": None,
+        "steps_charged": deal.num_steps,
+        "attempts": account.attempt + 1,
+    }
+
+
+def _numbers(config: TrainConfig, deal: Deal, epsilon: float) -> dict[str, Any]:
     mechanism, bounds = deal.mechanism, deal.bounds
     document: dict[str, Any] = {
+        "statement": _sentence(deal, epsilon),
         "guarantee": deal.guarantee,
         "reason": deal.reason,
         "epsilon_target": deal.target_epsilon,
-        "epsilon": deal.epsilon_after(steps_done),
+        "epsilon": epsilon,
         "delta": deal.delta,
-        "steps_done": steps_done,
         "steps_planned": deal.num_steps,
         "sampling_rate": deal.sampling_rate,
         "expected_batch_size": config.batch,
@@ -63,3 +91,14 @@ def privacy_document(deal: Deal, config: TrainConfig, steps_done: int) -> dict[s
             ),
         }
     return document
+
+
+def _sentence(deal: Deal, epsilon: float) -> str:
+    """Return what the numbers mean, or that they promise nothing."""
+    if deal.guarantee == "none":
+        return f"No guarantee: {deal.reason}."
+    return (
+        f"For any two training sets that differ in one sample ({deal.adjacency}) and any set S of "
+        f"weights that this run may end or stop with, P(weights in S | one) <= exp({epsilon:.6g}) "
+        f"P(weights in S | the other) + {deal.delta:g}."
+    )
