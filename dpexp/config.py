@@ -18,6 +18,7 @@ Function = Literal["abadi", "global", "autos", "autov", "psac"]
 Style = Literal["flat", "layerwise", "blockwise", "paramwise"]
 Split = Literal["equal", "per_group"]
 Plan = Literal["balanced", "time", "memory", "paper"]
+Sampling = Literal["poisson", "truncated_poisson", "balls_and_bins"]
 
 EMBEDDED = ("digits", "fake")  # data sets that are read from no folder
 
@@ -46,6 +47,7 @@ RANGES: dict[str, Range] = {
     "model.image_size": (lambda x: x >= 1, "at least 1 pixel"),
     "epochs": _POSITIVE,
     "steps": _POSITIVE,
+    "batch_limit": (lambda x: x >= 1, "at least 1 sample"),
     "micro_batch": _POSITIVE,
     "evaluate_every": _POSITIVE,
     "evaluate_samples": _POSITIVE,
@@ -153,7 +155,8 @@ class TrainConfig:
     noise_multiplier: float | None = None  # sigma, in place of eps
     dp: bool = True  # off: ordinary training, same loader, same steps
     protocol: Literal["valid", "published"] = "valid"
-    sampling: Literal["poisson"] = "poisson"  # within protocol=valid
+    sampling: Sampling = "poisson"  # within protocol=valid: how a step's batch is drawn
+    batch_limit: int | None = None  # samples; truncated_poisson only; null: hardly ever reached
 
     epochs: float | None = 40.0  # expected passes; steps = round(epochs N / B); excludes steps
     steps: int | None = None  # K, optimizer updates
@@ -244,6 +247,28 @@ def _privacy_problems(config: TrainConfig) -> list[str]:
         problems.append(
             "noise.secure=true with protocol=published: shuffled batches carry no guarantee that "
             "secure noise could protect; use protocol=valid"
+        )
+    return problems + _sampling_problems(config)
+
+
+def _sampling_problems(config: TrainConfig) -> list[str]:
+    problems = []
+    if config.sampling != "poisson" and config.protocol == "published":
+        problems.append(
+            f"sampling={config.sampling} with protocol=published: the papers shuffle, and their "
+            f"numbers are for that; use protocol=valid, or leave sampling out"
+        )
+    if config.batch_limit is not None and config.sampling != "truncated_poisson":
+        problems.append(
+            f"batch_limit={config.batch_limit} with sampling={config.sampling}: dropping samples "
+            f"of a draw changes epsilon, and only sampling=truncated_poisson is accounted so; use "
+            f"that, or leave batch_limit out (micro_batch bounds the memory at no cost)"
+        )
+    if config.noise.secure and config.sampling == "balls_and_bins":
+        problems.append(
+            "noise.secure=true with sampling=balls_and_bins: where each sample goes must be drawn "
+            "again at every step of an epoch, which only a seed can; use sampling=poisson or "
+            "truncated_poisson"
         )
     return problems
 

@@ -7,13 +7,14 @@ changes no draw. Steps count from 0.
 import hashlib
 import math
 import os
+from collections.abc import Callable
 
 import numpy as np
 from numpy.random import SeedSequence, default_rng
 from numpy.typing import NDArray
 
 from dpexp.errors import ConfigError, EngineError
-from dpexp.mechanism import Mechanism
+from dpexp.mechanism import Mechanism, Sampler
 
 Indices = NDArray[np.int64]
 
@@ -86,6 +87,72 @@ def num_dropped(num_train: int, batch_size: int) -> int:
     return num_train % batch_size
 
 
+def truncated_batch(
+    num_train: int,
+    sampling_rate: float,
+    batch_limit: int,
+    seed: int,
+    step: int,
+    *,
+    secure: bool = False,
+) -> Indices:
+    """Return a Poisson draw or, where it has more than `batch_limit`, a random subset of that size.
+
+    Every subset of the draw is as likely: keeping the first ones would spare late samples, which
+    the accountant does not know of. Rising order.
+
+    Args:
+        num_train: N, samples to draw from.
+        sampling_rate: q in (0, 1], before truncation.
+        batch_limit: The most samples that come back, at least 1.
+        seed: The run's seed; not read when secure.
+        step: Optimizer step, from 0; not read when secure.
+        secure: Draw from the operating system, the subset too.
+
+    Raises:
+        ConfigError: As `poisson_batch`, or if nothing may come back.
+    """
+    if batch_limit < 1:
+        raise ConfigError(f"batch_limit={batch_limit}: no sample could ever be taken; at least 1")
+    drawn = poisson_batch(num_train, sampling_rate, seed, step, secure=secure)
+    if len(drawn) <= batch_limit:
+        return drawn
+    if secure:
+        order = np.argsort(_system_uniforms(len(drawn)))
+    else:
+        order = default_rng(_sequence(seed, "truncation", step)).permutation(len(drawn))
+    return np.sort(drawn[order[:batch_limit]])
+
+
+def balls_and_bins_batch(num_train: int, num_batches: int, seed: int, step: int) -> Indices:
+    """Return one batch of the step's epoch: the samples that went to it, in rising order.
+
+    In each epoch every sample goes to one of T batches, uniformly and independently of all other
+    samples and epochs. The size varies and may be 0.
+
+    Source: Chua et al. 2024, arXiv:2412.16802.
+
+    Args:
+        num_train: N, samples to draw from.
+        num_batches: T, batches of an epoch.
+        seed: The run's seed.
+        step: Optimizer step, from 0.
+
+    Raises:
+        ConfigError: If there is no batch, or nothing to draw from.
+    """
+    if num_train < 1 or num_batches < 1:
+        raise ConfigError(
+            f"num_train={num_train}, num_batches={num_batches}: samples go to the batches of an "
+            f"epoch, so both must be at least 1"
+        )
+    epoch, position = divmod(step, num_batches)
+    places = default_rng(_sequence(seed, "balls_and_bins", epoch)).integers(
+        num_batches, size=num_train
+    )
+    return np.flatnonzero(places == position)
+
+
 def draw(
     mechanism: Mechanism, num_train: int, seed: int, step: int, *, secure: bool = False
 ) -> Indices:
@@ -96,10 +163,10 @@ def draw(
         num_train: N.
         seed: The run's seed.
         step: Optimizer step, from 0 to K - 1.
-        secure: Draw from the operating system; Poisson only.
+        secure: Draw from the operating system; Poisson kinds only.
 
     Raises:
-        EngineError: If the step is outside the accounted run.
+        EngineError: If the step is outside the accounted run, or N is not the accounted one.
         ConfigError: If the sampler cannot draw so.
     """
     if not 0 <= step < mechanism.num_steps:
@@ -107,8 +174,45 @@ def draw(
             f"step {step} is outside the {mechanism.num_steps} steps that are accounted for, so "
             f"epsilon would not cover it; plan more steps before the run"
         )
-    if mechanism.sampler == "poisson":
-        return poisson_batch(num_train, mechanism.sampling_rate, seed, step, secure=secure)
+    return DRAWS[mechanism.sampler](mechanism, num_train, seed, step, secure)
+
+
+def _draw_poisson(
+    mechanism: Mechanism, num_train: int, seed: int, step: int, secure: bool
+) -> Indices:
+    return poisson_batch(num_train, mechanism.sampling_rate, seed, step, secure=secure)
+
+
+def _draw_truncated(
+    mechanism: Mechanism, num_train: int, seed: int, step: int, secure: bool
+) -> Indices:
+    limit = mechanism.batch_limit
+    assert limit is not None
+    if num_train != mechanism.num_train:
+        raise EngineError(
+            f"num_train={num_train}, but {mechanism.num_train} are accounted for: how often a "
+            f"batch is truncated hangs on it, so epsilon would not hold; make both the same"
+        )
+    return truncated_batch(num_train, mechanism.sampling_rate, limit, seed, step, secure=secure)
+
+
+def _draw_balls_and_bins(
+    mechanism: Mechanism, num_train: int, seed: int, step: int, secure: bool
+) -> Indices:
+    if secure:
+        raise ConfigError(
+            "noise.secure=true with balls-and-bins batches: where each sample goes must be drawn "
+            "again at every step of an epoch, which only a seed can; use sampling=poisson or "
+            "sampling=truncated_poisson"
+        )
+    num_batches = mechanism.batches_per_epoch
+    assert num_batches is not None
+    return balls_and_bins_batch(num_train, num_batches, seed, step)
+
+
+def _draw_shuffled(
+    mechanism: Mechanism, num_train: int, seed: int, step: int, secure: bool
+) -> Indices:
     if secure:
         raise ConfigError(
             "noise.secure=true with shuffled batches: they carry no guarantee that secure "
@@ -122,6 +226,15 @@ def draw(
             f"use sampler 'poisson' for another expectation"
         )
     return shuffled_batch(num_train, int(batch_size), seed, step)
+
+
+# How each sampler draws; `accounting.samplers` holds by the same keys how it is accounted.
+DRAWS: dict[Sampler, Callable[[Mechanism, int, int, int, bool], Indices]] = {
+    "poisson": _draw_poisson,
+    "truncated_poisson": _draw_truncated,
+    "balls_and_bins": _draw_balls_and_bins,
+    "shuffle": _draw_shuffled,
+}
 
 
 def micro_batches(indices: Indices, micro_batch: int) -> list[Indices]:

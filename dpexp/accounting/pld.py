@@ -39,7 +39,7 @@ def epsilon(
         return math.inf
     if q == 1:
         return gaussian.epsilon_of_steps(sigma, steps, delta)
-    return _epsilon_of(_single_step(sigma, q, steps, delta, relative_error), steps, delta)
+    return composed_epsilon(_single_step(sigma, q, steps, delta, relative_error), steps, delta)
 
 
 def epsilons(
@@ -52,7 +52,7 @@ def epsilons(
     if q == 1:
         return [gaussian.epsilon_of_steps(sigma, k, delta) for k in num_steps]
     single = _single_step(sigma, q, steps, delta, RELATIVE_ERROR)
-    return [_epsilon_of(single, k, delta) for k in num_steps]
+    return [composed_epsilon(single, k, delta) for k in num_steps]
 
 
 def _single_step(sigma: float, q: float, steps: int, delta: float, relative_error: float) -> Any:
@@ -62,17 +62,20 @@ def _single_step(sigma: float, q: float, steps: int, delta: float, relative_erro
         standard_deviation=sigma,
         sampling_prob=q,
         pessimistic_estimate=True,
-        value_discretization_interval=_interval(sigma, q, steps, delta, relative_error),
+        value_discretization_interval=interval(sigma, q, steps, delta, relative_error),
     )
 
 
-def _epsilon_of(single: Any, steps: int, delta: float) -> float:
+def composed_epsilon(single: Any, steps: int, delta: float) -> float:
+    """Return epsilon of K steps, given the privacy loss distribution of one."""
     # What is cut off counts as an infinite loss, so it has to stay far below delta.
     composed = single.self_compose(steps, min(1e-15, 1e-5 * delta))
     return float(composed.get_epsilon_for_delta(delta))
 
 
-def _interval(sigma: float, q: float, steps: int, delta: float, relative_error: float) -> float:
+def interval(
+    sigma: float, q: float, steps: int, delta: float, relative_error: float = RELATIVE_ERROR
+) -> float:
     """Return the grid's interval: as fine as the error asks for, as coarse as memory asks for."""
     above = rdp.rough_epsilon(sigma, q, steps, delta)
     # RDP is far too high for tiny epsilons and the central limit too low for few steps; only the

@@ -13,6 +13,7 @@ import math
 
 from dpexp.accounting import gaussian
 from dpexp.accounting.inputs import check_inputs
+from dpexp.mechanism import whole_batches
 
 IS_UPPER_BOUND = True
 
@@ -30,5 +31,4 @@ def epochs_started(num_steps: int, sampling_rate: float) -> int:
 
 def batches_per_epoch(sampling_rate: float) -> int:
     """Return floor(1 / q) = floor(N / B): whole batches, as the incomplete last one is dropped."""
-    # q is itself rounded: 1 / (1000 / 49000) must count as 49 even where it comes out below.
-    return max(1, math.floor(1 / sampling_rate * (1 + 1e-12)))
+    return whole_batches(sampling_rate)

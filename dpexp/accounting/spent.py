@@ -4,10 +4,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
-from dpexp.accounting import pld, rdp, shuffled
-from dpexp.accounting.bounds import sound_epsilon
 from dpexp.accounting.cache import cached
-from dpexp.accounting.isolation import FAILURES
+from dpexp.accounting.samplers import epsilons, inputs_of
 from dpexp.mechanism import Mechanism
 
 NUM_MARKS = 24  # step counts whose epsilon is computed beforehand; between them it is rounded up
@@ -49,7 +47,7 @@ class SpentTable:
 def epsilon_spent(mechanism: Mechanism, num_steps: int, delta: float) -> float:
     """Return the sound epsilon of the first `num_steps` steps; seconds when not cached.
 
-    Poisson sampling: the larger of PRV and PLD. Shuffled batches: no amplification.
+    By the accountant of the mechanism's own sampler; see `dpexp.accounting.samplers`.
 
     Args:
         mechanism: What the run does; its `num_steps` is not read.
@@ -58,51 +56,33 @@ def epsilon_spent(mechanism: Mechanism, num_steps: int, delta: float) -> float:
     """
     if num_steps == 0:
         return 0.0
-    sigma, q = mechanism.noise_multiplier, mechanism.sampling_rate
-    if mechanism.sampler == "shuffle":
-        return shuffled.epsilon(sigma, shuffled.epochs_started(num_steps, q), delta)
-    return sound_epsilon(sigma, q, num_steps, delta)
+    return epsilons(mechanism, [num_steps], delta)[0]
 
 
 def spent_table(mechanism: Mechanism, delta: float) -> SpentTable:
     """Return the table of a whole run; about a second when not cached.
 
-    Between its ends the bounds are PLD's, or RDP's where PLD is not finite; the last is the sound
-    epsilon of the whole run, as reported at its end.
+    Each entry is a sound bound; the last is the whole run's, as reported at its end.
     """
-    whole = epsilon_spent(mechanism, mechanism.num_steps, delta)
-    marks = _marks(mechanism)
-    if mechanism.sampler == "shuffle":
-        epsilons = [epsilon_spent(mechanism, k, delta) for k in marks]
-        return SpentTable(steps=tuple(marks), epsilons=tuple(epsilons))
-
-    sigma, q = mechanism.noise_multiplier, mechanism.sampling_rate
-    inputs = {"sigma": sigma, "q": q, "steps": mechanism.num_steps, "delta": delta, "whole": whole}
+    inputs = {**inputs_of(mechanism), "delta": delta}
+    if mechanism.sampler == "poisson":
+        # Cached apart, and better another time where PRV's process was lost.
+        inputs["whole"] = epsilon_spent(mechanism, mechanism.num_steps, delta)
 
     def compute() -> SpentTable:
-        return SpentTable(
-            steps=tuple(marks), epsilons=tuple(_rising(sigma, q, marks, delta, whole))
-        )
+        marks = _marks(mechanism)
+        bounds = epsilons(mechanism, marks, delta)
+        for i in reversed(range(len(bounds) - 1)):
+            # None above the next: fewer steps never cost more.
+            bounds[i] = min(bounds[i], bounds[i + 1])
+        return SpentTable(steps=tuple(marks), epsilons=tuple(bounds))
 
     return cached("spent", inputs, compute, SpentTable.from_dict)
 
 
-def _rising(sigma: float, q: float, marks: list[int], delta: float, whole: float) -> list[float]:
-    """Return bounds at the marks, none above the whole run's: fewer steps never cost more."""
-    try:
-        bounds = pld.epsilons(sigma, q, marks, delta)
-    except FAILURES:
-        bounds = [rdp.epsilon(sigma, q, k, delta) for k in marks]
-    bounds[-1] = whole
-    for i in reversed(range(len(bounds) - 1)):
-        bounds[i] = min(bounds[i], bounds[i + 1])
-    return bounds
-
-
 def _marks(mechanism: Mechanism) -> list[int]:
-    """Return rising step counts up to K: multiples of K / 24, or of an epoch where shuffled."""
-    steps = mechanism.num_steps
-    if mechanism.sampler == "shuffle":
-        epoch = shuffled.batches_per_epoch(mechanism.sampling_rate)
-        return [*range(epoch, steps, epoch), steps]
-    return sorted({-(-steps * i // NUM_MARKS) for i in range(1, NUM_MARKS + 1)})
+    """Return about 24 rising step counts up to K, at ends of epochs where those count whole."""
+    steps, epoch = mechanism.num_steps, mechanism.batches_per_epoch or 1
+    num_epochs = -(-steps // epoch)
+    ends = {epoch * -(-num_epochs * i // NUM_MARKS) for i in range(1, NUM_MARKS + 1)}
+    return sorted(min(end, steps) for end in ends)

@@ -1,15 +1,15 @@
 """The deal: what a run will do and what guarantee it will have, settled before the first step."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dpexp.accounting import gdp
+from dpexp.accounting import gdp, truncated
 from dpexp.accounting.bounds import Bounds, epsilon_bounds
-from dpexp.accounting.calibrate import calibrate
+from dpexp.accounting.samplers import ACCOUNTANTS, with_noise_for
 from dpexp.accounting.spent import SpentTable, spent_table
 from dpexp.config import TrainConfig, size_problems
 from dpexp.errors import ConfigError
-from dpexp.mechanism import Mechanism
+from dpexp.mechanism import Mechanism, Sampler, whole_batches
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Deal:
         mechanism: What sampler, step and accountant agree on; None for ordinary training.
         num_train: N.
         num_steps: K.
-        sampling_rate: q = B / N.
+        sampling_rate: q = B / N; for balls-and-bins 1 / T, with T = floor(N / B).
         delta: Of the guarantee.
         target_epsilon: What was asked for; None where sigma was.
         bounds: Every accountant's epsilon of the whole run, had it been Poisson-sampled; None for
@@ -45,16 +45,32 @@ class Deal:
     @property
     def adjacency(self) -> str:
         """Which two data sets the bound compares."""
-        if self.mechanism is not None and self.mechanism.sampler == "shuffle":
-            # Taking one out for real would move others between batches of a fixed size.
-            return "replace one sample by an empty one"
-        return "add or remove one sample"
+        return "add or remove one sample" if self.mechanism is None else self.mechanism.adjacency
+
+    @property
+    def accountant(self) -> str | None:
+        """Where the epsilon of what was done comes from; None where there is none."""
+        return (
+            None
+            if self.spent is None or not self.mechanism
+            else ACCOUNTANTS[self.mechanism.sampler].words
+        )
+
+    @property
+    def overflow_chance(self) -> float | None:
+        """Bound on the chance that the run drops any sample of a draw; None where none can be."""
+        mechanism = self.mechanism
+        if mechanism is None or mechanism.batch_limit is None:
+            return None
+        return truncated.overflow_chance(
+            self.num_train, self.sampling_rate, self.num_steps, mechanism.batch_limit
+        )
 
     def epsilon_after(self, num_steps: int) -> float:
         """Return an upper bound on the epsilon of the first `num_steps` steps, of what was done.
 
-        Poisson sampling has the accountants' bound; shuffled batches have theirs, without
-        amplification. Infinite without noise, or without DP.
+        Each sampler has its own accountant; that of shuffled batches claims no amplification.
+        Infinite without noise, or without DP.
         """
         if num_steps == 0:
             return 0.0
@@ -75,19 +91,28 @@ def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
     """
     if problems := size_problems(config, num_train):
         raise ConfigError("\n".join(problems))
+    sampler: Sampler = config.sampling if config.protocol == "valid" else "shuffle"
     rate = config.batch / num_train
     steps = config.steps or max(1, round((config.epochs or 0) * num_train / config.batch))
+    if sampler == "balls_and_bins":
+        rate = 1 / whole_batches(rate)
+        steps = config.steps or max(1, round((config.epochs or 0) * whole_batches(rate)))
     if not config.dp:
         return Deal(None, num_train, steps, rate, config.delta, None, None, None, "none", "dp=off")
-    sigma = _noise_multiplier(config, rate, steps)
-    mechanism = Mechanism(
-        noise_multiplier=sigma,
+    is_truncated = sampler == "truncated_poisson"
+    limit = config.batch_limit or truncated.default_limit(num_train, rate, steps, config.delta)
+    silent = Mechanism(
+        noise_multiplier=0.0,
         clip_norm=sensitivity,
         sampling_rate=rate,
         num_steps=steps,
         expected_batch_size=config.batch,
-        sampler="poisson" if config.protocol == "valid" else "shuffle",
+        sampler=sampler,
+        batch_limit=limit if is_truncated else None,
+        num_train=num_train if is_truncated else None,
     )
+    mechanism = _with_noise(silent, config)
+    sigma = mechanism.noise_multiplier
     guarantee, reason = _guarantee(config, sigma)
     bounds = epsilon_bounds(sigma, rate, steps, config.delta)
     spent = spent_table(mechanism, config.delta) if sigma else None
@@ -97,15 +122,17 @@ def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
     )
 
 
-def _noise_multiplier(config: TrainConfig, rate: float, steps: int) -> float:
+def _with_noise(mechanism: Mechanism, config: TrainConfig) -> Mechanism:
+    """Return the mechanism with the noise that was asked for, or that its target asks for."""
     if config.noise_multiplier is not None:
-        return config.noise_multiplier
+        return replace(mechanism, noise_multiplier=config.noise_multiplier)
     assert config.eps is not None
-    if math.isinf(config.eps):
-        return 0.0
-    if config.protocol == "published":
-        return gdp.noise_multiplier(config.eps, config.delta, rate, steps)
-    return calibrate(config.eps, config.delta, rate, steps).noise_multiplier
+    if config.protocol == "published" and config.eps < math.inf:
+        # As published, hence not by the accountant of shuffled batches.
+        rate, steps = mechanism.sampling_rate, mechanism.num_steps
+        sigma = gdp.noise_multiplier(config.eps, config.delta, rate, steps)
+        return replace(mechanism, noise_multiplier=sigma)
+    return with_noise_for(mechanism, config.eps, config.delta)
 
 
 def _guarantee(config: TrainConfig, sigma: float) -> tuple[str, str]:

@@ -1,7 +1,16 @@
 """What a run says of itself before its first step: model, data, steps, privacy, cost."""
 
+from dpexp.mechanism import Sampler, whole_batches
+from dpexp.train.deal import Deal
 from dpexp.train.job import Job
 from dpexp.train.optimization import lr_factor
+
+_SAMPLER_WORDS: dict[Sampler, str] = {
+    "poisson": "poisson",
+    "truncated_poisson": "truncated poisson",
+    "balls_and_bins": "balls-and-bins",
+    "shuffle": "shuffled",
+}
 
 
 def describe(job: Job) -> list[str]:
@@ -80,8 +89,10 @@ def _privacy_lines(job: Job) -> list[str]:
             f"amplification; neighbours {deal.adjacency}",
         ]
     else:
+        kind = _SAMPLER_WORDS[mechanism.sampler]
         head = [
-            f"privacy   epsilon <= {epsilon:.4g}{target} {noise}; poisson batches; {deal.adjacency}"
+            f"privacy   epsilon <= {epsilon:.4g}{target} {noise}; {kind} batches; {deal.adjacency}",
+            *_sampler_lines(deal),
         ]
     lines += [
         *head,
@@ -90,6 +101,31 @@ def _privacy_lines(job: Job) -> list[str]:
         *(f"          {note}" for note in bounds.notes),
         f"          guarantee: {deal.guarantee} ({deal.reason})",
     ]
+    return lines
+
+
+def _sampler_lines(deal: Deal) -> list[str]:
+    """Return what a sampler other than Poisson does, and where its epsilon comes from."""
+    mechanism, bounds = deal.mechanism, deal.bounds
+    assert mechanism is not None
+    assert bounds is not None
+    lines = []
+    if mechanism.batch_limit is not None:
+        lines.append(
+            f"          a step takes at most {mechanism.batch_limit:,} samples, a random subset of "
+            f"a larger draw; the chance of one in this run is at most {deal.overflow_chance:.2g}"
+        )
+    if mechanism.sampler == "balls_and_bins":
+        num_batches = whole_batches(mechanism.sampling_rate)
+        lines.append(
+            f"          each epoch every sample goes to one of {num_batches:,} batches, of "
+            f"expected size {deal.num_train / num_batches:.4g}; an epoch once started counts whole"
+        )
+    if lines:
+        lines += [
+            f"          accountant: {deal.accountant}",
+            f"          epsilon <= {bounds.epsilon:.4g} had the batches been Poisson draws:",
+        ]
     return lines
 
 
