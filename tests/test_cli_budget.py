@@ -110,3 +110,45 @@ def test_cached_budget_needs_no_torch_and_a_second(tmp_path):
     assert done.stderr.strip() == "set()"
     # A second on a quiet machine; twice that where tests run side by side.
     assert seconds < 2
+
+
+def test_papers_shows_what_is_published_what_is_sound_and_what_is_assumed(capsys):
+    assert main(["budget", "papers"]) == 0
+    text = capsys.readouterr().out
+    (snli, *_) = [line.split() for line in text.splitlines() if line.startswith("SNLI, BERT")]
+    assert snli[2:7] == ["32", "54000", "1.8e-06", "0.400", "1.25"]
+    assert float(snli[7]) > 5  # PRV
+    assert "[1]" not in snli, "every number of this setting is stated"
+    beit = next(line for line in text.splitlines() if "BEiT" in line)
+    assert "~1.127" in beit, "the noise follows from epsilon, and is marked"
+    assert "[1]" in beit
+    assert "[1] assumed: batch and epochs are those of the readme's command" in text
+    assert "unknown: CIFAR-10, ViT-base (Figure 3)" in text
+    assert "no guarantee" in text
+    assert "without amplification" in text
+
+
+def test_papers_can_be_asked_for_one_paper_as_strict_json(capsys):
+    assert main(["budget", "papers", "paper=ghost", "json=true"]) == 0
+    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert {s["setting"]["paper"] for s in result["settings"] + [{"setting": u} for u in
+            result["unknown"]]} == {"ghost"}  # fmt: skip
+    first = result["settings"][0]
+    assert first["setting"]["eps"] == 1
+    assert 1.2 < first["poisson"]["pld"] < 1.3 < first["shuffled"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts", "count"),
+    [
+        (["paper=gost"], ["paper=gost: must be one of convergence, ghost"], 1),
+        (["papr=ghost"], ["papr=ghost: no such key; did you mean paper=ghost?"], 1),
+        (["eps=1"], ["eps=1: no such key", "dpexp budget papers --help"], 1),
+        (["json=3", "ghost"], ["json=3: must be on or off", "ghost: not an override"], 2),
+    ],
+)
+def test_wrong_words_after_papers_are_lines_and_exit_2(capsys, words, parts, count):
+    assert main(["budget", "papers", *words]) == 2
+    text = capsys.readouterr().err
+    assert len(text.splitlines()) == count, text
+    assert [part for part in parts if part not in text] == []

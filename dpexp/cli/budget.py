@@ -36,11 +36,13 @@ HELP = f"""\
 dpexp budget: noise for a budget, or budget for a noise, under every accountant
 
 usage: dpexp budget eps=<target> | noise_multiplier=<sigma>  batch= epochs= | steps=  n= | dataset=
+       dpexp budget papers  [paper=convergence | ghost]  [json=true]
 
 examples
   dpexp budget eps=1 batch=1000 epochs=3 n=50000 delta=1e-5
   dpexp budget eps=1 batch=1000 epochs=3 dataset=cifar10
   dpexp budget noise_multiplier=1.1 batch=256 epochs=60 dataset=mnist json=true
+  dpexp budget papers                 what both papers publish as epsilon, and what it was
 
 keys
   eps                 target epsilon, above 0; neighbors add or remove one sample
@@ -59,10 +61,16 @@ keys
 def run(words: Sequence[str]) -> int:
     """Print the budget that the words ask for, as a table or as JSON, and return 0.
 
+    The word papers, first, asks for the published ones.
+
     Raises:
         ConfigError: If a word is wrong or missing.
         AccountingError: If no noise meets the target.
     """
+    if words[:1] == ["papers"]:
+        from dpexp.cli import papers
+
+        return papers.run(words[1:])
     setting = read(words)
     is_json = setting.pop("json", False)
     # Imported late: wrong words need no accountant.
