@@ -28,6 +28,7 @@ LEVEL = {
     "selfcheck": 5,
     "doctor": 5,
     "bench": 5,
+    "audit": 5,
     "cli": 6,
 }
 TORCH_FREE = {"errors", "schema", "config", "mechanism", "accounting", "sampling", "cli"}

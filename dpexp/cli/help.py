@@ -14,6 +14,7 @@ COMMANDS = {
     "budget": "noise for a budget, or budget for a noise, under every accountant",
     "selfcheck": "hold a model's clipped gradients against a per-sample float64 loop",
     "bench": "time, memory, operations and largest batch of clipped steps beside ordinary ones",
+    "audit": "empirical lower bound on epsilon: canaries in gradients and in a training run",
     "doctor": "what this machine can run, and what is missing",
 }
 
@@ -89,6 +90,22 @@ USAGES = {
         "  output      folder for JSON with provenance, and a figure; null: only printed\n\n"
         "Images and weights are random; batch is 8 unless given. On the CPU: process time, one "
         "thread.\n"
+    ),
+    "audit": (
+        "usage: dpexp audit [key=value ...]\n\n"
+        "examples\n"
+        "  dpexp audit\n"
+        "  dpexp audit eps=1 batch=256 audit.kind=gradient\n"
+        "  dpexp audit clipping.function=autos audit.canaries=10000\n\n"
+        "keys of its own\n"
+        "  audit.kind        gradient | one_run | both\n"
+        "  audit.canaries    canaries with a coordinate of their own; 40000\n"
+        "  audit.images      mislabelled training images that are canaries, one_run; 1000\n"
+        "  audit.steps       steps of the run in which each sees every sample, gradient; 10\n"
+        "  audit.trials      runs of one step an attack on one sample, gradient; 400\n"
+        "  audit.confidence  chance that all lower bounds hold; 0.95\n\n"
+        "Writes audit.json and its figures into a new folder below output. Exit 1 if a lower bound "
+        "is above the epsilon claimed.\n"
     ),
     "doctor": "usage: dpexp doctor\n",
 }

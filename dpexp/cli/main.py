@@ -188,6 +188,12 @@ def _bench(words: Words) -> int:
     return bench.run(words.overrides, words.config_dir)
 
 
+def _audit(words: Words) -> int:
+    from dpexp.cli import audit
+
+    return audit.run(words.overrides, words.config_dir)
+
+
 def _doctor(words: Words) -> int:
     if words.overrides:
         raise ConfigError(f"{words.overrides[0]}: doctor takes no keys; write dpexp doctor")
@@ -203,6 +209,7 @@ RUNNERS: dict[str, Callable[[Words], int]] = {
     "budget": _budget,
     "selfcheck": _selfcheck,
     "bench": _bench,
+    "audit": _audit,
     "doctor": _doctor,
 }
 

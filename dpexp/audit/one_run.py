@@ -1,0 +1,261 @@
+"""The audit in one run: an ordinary training run with fair coins for its canaries.
+
+Two kinds of canaries are in one run. Training images with a random wrong label, told apart by how
+far their loss fell from the first weights to the last (black box: only the final model is seen);
+and canaries with a coordinate of their own, told apart by their score over all steps (white box).
+The training set holds the images that are no canaries, and each canary whose coin fell so.
+
+Source: Steinke, Nasr & Jagielski 2023, arXiv:2305.08846, Algorithm 1 and Section 5.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from dpexp.audit.attack import known
+from dpexp.audit.bounds import Scores, upper_limit
+from dpexp.audit.canaries import image_records
+from dpexp.audit.guesses import Guesses, chance_of, epsilon_of_guesses, guess
+from dpexp.audit.subject import Materials, Subject
+from dpexp.audit.subsampled import Family
+from dpexp.audit.watch import Samples, rehearsed, watch
+from dpexp.data.splits import Split
+
+IMAGE_SHARES = (0.05, 0.2, 1.0)  # of the canaries that are guessed; looks that are all paid for
+_COORDINATE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_REHEARSALS = 5
+_BATCH = 512
+
+
+@dataclass(frozen=True)
+class GuessFinding:
+    """What guesses about some of the canaries show.
+
+    Attributes:
+        guesses: How many, and how many were right.
+        accuracy_low: Lower end of the interval of their accuracy (Clopper & Pearson).
+        accuracy_high: Upper end; both together at chance 1 - error.
+        epsilon: Lower bound for any mechanism, Theorem 5.2.
+        claim_chance: Upper bound on the chance of so many right guesses under the claim.
+        error: Chance that the lower bound fails.
+    """
+
+    guesses: Guesses
+    accuracy_low: float
+    accuracy_high: float
+    epsilon: float
+    claim_chance: float
+    error: float
+
+
+@dataclass(frozen=True)
+class GuessPart:
+    """One kind of canary in the run.
+
+    Attributes:
+        name: Which kind.
+        findings: One a number of guesses; their errors add up to the part's.
+        scores: Shape (m,).
+        is_in: The coins, shape (m,).
+    """
+
+    name: str
+    findings: Sequence[GuessFinding]
+    scores: Scores = field(repr=False)
+    is_in: NDArray[np.bool_] = field(repr=False)
+
+    @property
+    def best(self) -> GuessFinding:
+        """The finding with the largest lower bound."""
+        return max(self.findings, key=lambda finding: finding.epsilon)
+
+
+@dataclass(frozen=True)
+class OneRun:
+    """An audited training run.
+
+    Attributes:
+        family: sigma, q and K of the run.
+        claimed: Its epsilon.
+        num_kept: Training images that are no canaries.
+        num_expected: N: those, and half of the image canaries; q = B / N.
+        test_accuracy: Of the trained network, a fraction.
+        parts: Image canaries, then those with a coordinate.
+    """
+
+    family: Family
+    claimed: float
+    num_kept: int
+    num_expected: int
+    test_accuracy: float
+    parts: Sequence[GuessPart]
+
+    @property
+    def is_violated(self) -> bool:
+        """Whether a lower bound is above what is claimed."""
+        return max(part.best.epsilon for part in self.parts) > self.claimed
+
+
+@dataclass(frozen=True)
+class ImageCanaries:
+    """Mislabelled training images.
+
+    Attributes:
+        rows: Of the training set, shape (m,).
+        labels: Wrong ones, shape (m,).
+        is_in: Fair coins, shape (m,).
+        kept: Rows of the training set that are no canaries.
+    """
+
+    rows: NDArray[np.int64]
+    labels: Tensor
+    is_in: NDArray[np.bool_]
+    kept: NDArray[np.int64]
+
+    def samples(self, materials: Materials) -> Samples:
+        """Return the ordinary part of the training set: what is kept, and canaries that are in."""
+        rows = np.concatenate([self.kept, self.rows[self.is_in]])
+        _, true = materials.images(list(self.kept))
+        labels = torch.cat([true, self.labels[torch.from_numpy(self.is_in)]])
+
+        def read(positions: Tensor) -> tuple[Tensor, Tensor]:
+            images, _ = materials.images(rows[positions.numpy()])
+            return image_records(images), labels[positions]
+
+        return Samples(len(rows), read)
+
+
+def choose_images(materials: Materials, count: int, rng: np.random.Generator) -> ImageCanaries:
+    """Return `count` random training images with wrong labels and coins."""
+    order = rng.permutation(len(materials.splits.train))
+    rows = np.sort(order[:count])
+    _, true = materials.images(list(rows))
+    classes = len(materials.splits.class_names)
+    shift = torch.from_numpy(rng.integers(1, classes, count))
+    return ImageCanaries(
+        rows, (true + shift) % classes, rng.random(count) < 0.5, np.sort(order[count:])
+    )
+
+
+def audit_run(
+    subject: Subject,
+    materials: Materials,
+    images: ImageCanaries,
+    is_in: NDArray[np.bool_],
+    *,
+    claimed: float,
+    delta: float,
+    error: float,
+    seed: int,
+) -> OneRun:
+    """Train once, and guess.
+
+    Args:
+        subject: Fresh, with the run's mechanism.
+        materials: Model and data.
+        images: The image canaries.
+        is_in: Coins of the canaries with a coordinate.
+        claimed: Epsilon of the mechanism.
+        delta: Of the guarantee.
+        error: Chance that any of the lower bounds fails; each part has half.
+        seed: For simulations by which the number of guesses is chosen.
+    """
+    before = _losses(subject, materials, images)
+    attack = watch(subject, images.samples(materials), is_in, seed)[0]
+    after = _losses(subject, materials, images)
+    image_counts = [max(1, round(share * len(images.rows))) for share in IMAGE_SHARES]
+    count = best_count(subject, len(is_in), delta, error / 2, seed)
+    parts = [
+        _part("mislabelled images", known(before - after), images.is_in, image_counts,
+              claimed, delta, error / 2),
+        _part("coordinates", attack.scores, is_in, [count], claimed, delta, error / 2),
+    ]  # fmt: skip
+    mechanism = subject.mechanism
+    return OneRun(
+        family=Family(mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.num_steps),
+        claimed=claimed,
+        num_kept=len(images.kept),
+        num_expected=round(mechanism.expected_batch_size / mechanism.sampling_rate),
+        test_accuracy=accuracy(subject, materials.splits.test),
+        parts=parts,
+    )
+
+
+def best_count(subject: Subject, num_canaries: int, delta: float, error: float, seed: int) -> int:
+    """Return how many guesses prove most if the mechanism is as claimed, by simulation."""
+    rng = np.random.default_rng(seed)
+    mechanism = subject.mechanism
+    half = num_canaries // 2
+    counts = [max(2, round(share * 2 * half)) for share in _COORDINATE_SHARES]
+    proven = np.zeros(len(counts))
+    for _ in range(_REHEARSALS):
+        groups = rehearsed(
+            mechanism.sampling_rate, mechanism.noise_multiplier, subject.share,
+            mechanism.num_steps, rng, half,
+        )  # fmt: skip
+        mixed = rng.permutation(2 * half)
+        scores, is_in = np.concatenate(groups)[mixed], (np.arange(2 * half) >= half)[mixed]
+        proven += [epsilon_of_guesses(guess(scores, is_in, r), delta, error) for r in counts]
+    return counts[int(proven.argmax())]
+
+
+def _part(
+    name: str,
+    scores: Scores,
+    is_in: NDArray[np.bool_],
+    counts: Sequence[int],
+    claimed: float,
+    delta: float,
+    error: float,
+) -> GuessPart:
+    share = error / len(counts)
+    findings = []
+    for count in counts:
+        made = guess(scores, is_in, count)
+        wrong = count - made.num_right
+        findings.append(
+            GuessFinding(
+                guesses=made,
+                accuracy_low=1 - upper_limit(wrong, count, share / 2),
+                accuracy_high=upper_limit(made.num_right, count, share / 2),
+                epsilon=epsilon_of_guesses(made, delta, share),
+                claim_chance=chance_of(made, claimed, delta),
+                error=share,
+            )
+        )
+    return GuessPart(name, findings, scores, is_in)
+
+
+def _losses(subject: Subject, materials: Materials, images: ImageCanaries) -> Scores:
+    """Return the loss of each image canary at its wrong label, nats; the network alone."""
+    found = [np.zeros(0)]
+    for start in range(0, len(images.rows), _BATCH):
+        part = slice(start, start + _BATCH)
+        pixels, _ = materials.images(list(images.rows[part]))
+        losses = cross_entropy(_logits(subject, pixels), images.labels[part], reduction="none")
+        found.append(losses.double().numpy())
+    return np.concatenate(found)
+
+
+def accuracy(subject: Subject, split: Split) -> float:
+    """Return the fraction of a split that the network classifies right."""
+    right = 0
+    for start in range(0, len(split), _BATCH):
+        pixels, labels = split.batch(list(range(start, min(start + _BATCH, len(split)))))
+        right += int((_logits(subject, pixels).argmax(1) == labels).sum())
+    return right / len(split)
+
+
+def _logits(subject: Subject, images: Tensor) -> Tensor:
+    network = subject.model.network
+    device = next(network.parameters()).device
+    network.eval()
+    with torch.no_grad():
+        logits = network(images.to(device)).float().cpu()
+    network.train()
+    return logits
