@@ -80,6 +80,21 @@ def test_another_shape_of_the_same_scale_is_rejected():
     assert not is_noise_of(cut, 1.0)
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_two_parameters_share_their_noise(name):
+    """Tensors of one size: independent, so that no difference of two is without noise."""
+    model = nn.Sequential(*(nn.Linear(300, 300, bias=False) for _ in range(3)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    PrivacyEngine(
+        model, optimizer, clip_norm=R, noise_multiplier=SIGMA, expected_batch_size=B,
+        generator=SOURCES[name](),
+    )  # fmt: skip
+    optimizer.step()
+    noise = torch.stack([p.grad.flatten().double() for p in model.parameters()])
+    correlations = torch.corrcoef(noise) - torch.eye(3)
+    assert correlations.abs().max() < 6 / 300  # standard errors of 90,000 numbers
+
+
 class Counting(StepNoise):
     """Counts the parameters that noise is drawn for."""
 
