@@ -147,9 +147,8 @@ def balls_and_bins_batch(num_train: int, num_batches: int, seed: int, step: int)
             f"epoch, so both must be at least 1"
         )
     epoch, position = divmod(step, num_batches)
-    places = default_rng(_sequence(seed, "balls_and_bins", epoch)).integers(
-        num_batches, size=num_train
-    )
+    rng = default_rng(_sequence(seed, "balls_and_bins", epoch))
+    places = rng.integers(num_batches, size=num_train)
     return np.flatnonzero(places == position)
 
 

@@ -18,8 +18,9 @@ and both directions are expectations of convex functions of it: delta(P || Q) = 
 delta(Q || P) = E (1 - e^eps R)^+. So a value of R may be split between its two neighbours on a grid
 of losses so that the mean stays, and the pair only gets easier to tell apart. The distribution of R
 is built so, from one variable by sums of halves; what is cut off at the ends counts as an infinite
-loss in both directions. Nothing here is estimated: but for the rounding of float64 (about 1e-13 of
-delta's scale, hence `MIN_DELTA`) the result is a bound, and needs no confidence level.
+loss in both directions. Nothing here is estimated, so no confidence stands beside the bound. What
+float64 rounds is not counted: sums of positive terms, 1e-14 T of delta itself, and the transform
+that composes epochs, about 1e-15 in all, hence `MIN_DELTA`.
 
 Source: Chua, Ghazi, Harrison, Leeman, Kamath, Kumar, Manurangsi, Sinha & Zhang 2024,
 arXiv:2412.16802 (the sampler, and the pair, whose delta they estimate by Monte Carlo); Zhu, Dong &
