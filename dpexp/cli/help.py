@@ -117,7 +117,7 @@ READS = {
 
 # The order in which `dpexp train --help` shows what belongs together.
 TOPICS = {
-    "privacy": ("eps", "delta", "noise_multiplier", "dp", "protocol", "sampling"),
+    "privacy": ("eps", "delta", "noise_multiplier", "dp", "protocol", "sampling", "batch_limit"),
     "length": ("epochs", "steps", "batch", "micro_batch"),
     "logging": ("evaluate_every", "evaluate_samples", "checkpoint_every", "output", "resume"),
     "machine": ("seed", "device", "precision", "compile"),
