@@ -99,8 +99,10 @@ def overflow_chance(num_train: int, sampling_rate: float, num_steps: int, limit:
 def default_limit(num_train: int, sampling_rate: float, num_steps: int, delta: float) -> int:
     """Return the smallest limit that a whole run passes with a chance below 1e-3 delta.
 
-    From public numbers alone: N, q, K, delta. At most N, which no draw passes.
+    From public numbers alone: N, q, K, delta. With one sample more the chance is as low, or adding
+    one would displace another: full batches (q = 1) have the limit N + 1.
     """
+    num_train += 1
     low, high = 0, num_train  # the chance at `high` meets the aim, that at `low` need not
     while low < high:
         middle = (low + high) // 2

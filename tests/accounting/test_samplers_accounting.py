@@ -254,14 +254,19 @@ def test_truncation_that_takes_all_but_nothing_is_bounded_by_two_shares():
 @pytest.mark.parametrize(("num_train", "q", "steps"), [(1438, 0.08, 2500), (50_000, 0.02, 150)])
 def test_default_limit_is_the_smallest_that_a_run_hardly_passes(num_train, q, steps):
     limit = truncated.default_limit(num_train, q, steps, 1e-5)
-    chance = [steps * stats.binom.sf(k, num_train, q) for k in (limit - 1, limit)]
+    chance = [steps * stats.binom.sf(k, num_train + 1, q) for k in (limit - 1, limit)]
     assert chance[1] < 1e-8 <= chance[0]
-    assert truncated.overflow_chance(num_train, q, steps, limit) == pytest.approx(chance[1])
+    assert truncated.overflow_chance(num_train, q, steps, limit) < chance[1]
+    assert truncated.overflow_chance(num_train + 1, q, steps, limit) == pytest.approx(chance[1])
 
 
-def test_default_limit_of_full_batches_is_all_samples():
-    assert truncated.default_limit(40, 1.0, 100, 1e-5) == 40
-    assert truncated.overflow_chance(40, 1.0, 100, 40) == 0.0
+def test_default_limit_of_full_batches_leaves_room_for_one_more_sample():
+    assert truncated.default_limit(40, 1.0, 100, 1e-5) == 41
+    assert truncated.overflow_chance(40, 1.0, 100, 41) == 0.0
+    exact = gaussian.epsilon_of_steps(30.0, 100, 1e-5)
+    assert truncated.epsilon(30.0, 1.0, 100, 1e-5, 40, 41) == pytest.approx(exact, rel=2e-3)
+    # With room for 40 alone, the 41st would displace another.
+    assert truncated.epsilon(30.0, 1.0, 100, 1e-5, 40, 40) > 1.5 * exact
 
 
 def test_a_limit_below_one_is_refused():

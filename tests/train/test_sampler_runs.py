@@ -1,6 +1,7 @@
 """A run of each sampler from the command line, and what it then says of itself."""
 
 import math
+import signal
 
 import pytest
 from runs import document, folders, is_same, metrics, weights
@@ -11,6 +12,7 @@ from dpexp.cli.compose import compose
 from dpexp.cli.main import main
 from dpexp.config import check
 from dpexp.errors import ConfigError
+from dpexp.train import fit
 from dpexp.train.deal import make_deal
 
 N = 1438
@@ -85,14 +87,31 @@ def test_balls_and_bins_take_every_sample_once_an_epoch(tmp_path, capsys):
     assert "accountant: privacy loss distribution of an epoch, balls-and-bins sampling" in out
 
 
-def test_the_same_words_give_the_same_run_and_another_sampler_another(tmp_path, capsys):
-    words = ("noise_multiplier=1", "eps=null")
-    one, other, poisson = (
-        weights(train(tmp_path, capsys, *words, f"sampling={sampling}")[0])
-        for sampling in ("balls_and_bins", "balls_and_bins", "poisson")
-    )
-    assert is_same(one, other)
-    assert not is_same(one, poisson)
+def test_a_run_stopped_within_an_epoch_goes_on_in_the_same_bins(tmp_path, capsys, monkeypatch):
+    words = ("sampling=balls_and_bins", "noise_multiplier=1", "eps=null")
+    whole, _ = train(tmp_path / "whole", capsys, *words)
+    step = fit.train_step
+    taken = []
+
+    def stopping_step(*args, **keys):
+        taken.append(None)
+        if len(taken) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return step(*args, **keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "train_step", stopping_step)
+        command = ["train", *WORDS, f"output={tmp_path / 'stopped'}", *words]
+        assert main(command) == 130
+    (folder,) = folders(tmp_path / "stopped")
+    assert document(folder, "status")["step"] == 5
+    # A started epoch is spent whole, and going on in it costs no more.
+    assert document(folder, "privacy")["epsilon"] == metrics(whole)[0]["privacy/epsilon"]
+    assert main(["train", f"resume={folder}"]) == 0
+    assert is_same(weights(folder), weights(whole))
+    sizes = [[row["unsafe/batch_size"] for row in metrics(run)] for run in (folder, whole)]
+    assert sizes[0] == sizes[1]
+    assert document(folder, "privacy")["epsilon"] == document(whole, "privacy")["epsilon"]
 
 
 def test_epochs_of_balls_and_bins_are_whole_numbers_of_batches():
