@@ -28,6 +28,8 @@ WRONG_WORDS = {
     "batch": (["batch=60000", "n=50000", "eps=1", "steps=1"], ["batch=60000", "N = 50000"], 1),
     "delta": ([*GIVEN, "delta=0.1"], ["delta=0.1", "below 2e-05"], 1),
     "steps": ([*GIVEN[:2], "steps=0", "n=50000"], ["steps=0", "above 0"], 1),
+    "runs": ([*GIVEN, "runs=0"], ["runs=0: must be finite and above 0"], 1),
+    "half a run": ([*GIVEN, "runs=2.5"], ["runs=2.5: must be a whole number"], 1),
     "several": (["eps=abc", "batch=0", "steps=-1", "n=0"], ["eps=abc", "batch=0", "n=0"], 4),
 }
 
@@ -112,6 +114,7 @@ def test_cached_budget_needs_no_torch_and_a_second(tmp_path):
     assert seconds < 2
 
 
+@pytest.mark.slow
 def test_papers_shows_what_is_published_what_is_sound_and_what_is_assumed(capsys):
     assert main(["budget", "papers"]) == 0
     text = capsys.readouterr().out
@@ -128,6 +131,7 @@ def test_papers_shows_what_is_published_what_is_sound_and_what_is_assumed(capsys
     assert "without amplification" in text
 
 
+@pytest.mark.slow
 def test_papers_can_be_asked_for_one_paper_as_strict_json(capsys):
     assert main(["budget", "papers", "paper=ghost", "json=true"]) == 0
     result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
@@ -152,3 +156,33 @@ def test_wrong_words_after_papers_are_lines_and_exit_2(capsys, words, parts, cou
     text = capsys.readouterr().err
     assert len(text.splitlines()) == count, text
     assert [part for part in parts if part not in text] == []
+
+
+SMALL = ["noise_multiplier=1.805", "batch=100", "steps=20", "n=1000"]
+
+
+def test_runs_says_what_choosing_the_best_costs_and_when_which_number_holds(capsys):
+    assert main(["budget", *SMALL, "runs=5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (fixed,) = [line for line in lines if line.startswith("choosing the best of 5 such runs: eps")]
+    assert "all of them composed, which covers a fixed grid" in fixed
+    composed = float(fixed.split("eps ")[1].split()[0])
+    (drawn,) = [line for line in lines if "Papernot & Steinke 2022" in line]
+    assert drawn.startswith("only if the number of runs was drawn at random, with mean 5")
+    prices = [float(part.split()[0]) for part in drawn.split("): ")[1].split(", ")]
+    assert len(prices) == 4
+    assert 1.26 < min(prices) < composed
+    # Without the word, nothing of it.
+    assert main(["budget", *SMALL]) == 0
+    assert "choosing" not in capsys.readouterr().out
+
+
+def test_runs_is_in_json_too_and_infinite_without_noise(capsys):
+    assert main(["budget", *SMALL, "runs=5", "json=true"]) == 0
+    search = json.loads(capsys.readouterr().out)["search"]
+    assert (search["num_runs"], search["delta"]) == (5, 1e-5)
+    assert 1.25 < search["single"] < search["geometric"]
+    assert main(["budget", "noise_multiplier=0", *SMALL[1:], "runs=5", "json=true"]) == 0
+    assert json.loads(capsys.readouterr().out)["search"]["composed"] == "inf"
+    assert main(["budget", *SMALL, "json=true"]) == 0
+    assert "search" not in json.loads(capsys.readouterr().out)

@@ -9,6 +9,8 @@ import pytest
 
 from dpexp.accounting.papers import SETTINGS, check
 
+pytestmark = pytest.mark.slow  # the first time; every setting, by every accountant
+
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "results" / "budgets" / "budgets.csv"
 

@@ -55,6 +55,23 @@ def epsilons(
     return [composed_epsilon(single, k, delta) for k in num_steps]
 
 
+def deltas(
+    noise_multiplier: float,
+    sampling_rate: float,
+    num_steps: int,
+    epsilons: list[float],
+    near_delta: float,
+) -> list[float]:
+    """Return an upper bound on delta of K steps at each epsilon; q below 1, sigma above 0.
+
+    `near_delta` sets the grid, which is as fine as for an epsilon at that delta.
+    """
+    sigma, q, steps, delta = check_inputs(noise_multiplier, sampling_rate, num_steps, near_delta)
+    single = _single_step(sigma, q, steps, delta, RELATIVE_ERROR)
+    composed = single.self_compose(steps, min(1e-15, 1e-5 * delta))
+    return [float(composed.get_delta_for_epsilon(epsilon)) for epsilon in epsilons]
+
+
 def _single_step(sigma: float, q: float, steps: int, delta: float, relative_error: float) -> Any:
     from dp_accounting.pld import privacy_loss_distribution
 

@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from dpexp.accounting.inputs import check_inputs
 
@@ -28,6 +29,34 @@ def rough_epsilon(
     return _epsilon(noise_multiplier, sampling_rate, num_steps, delta, orders=ROUGH_ORDERS)
 
 
+def curve(
+    noise_multiplier: float, sampling_rate: float, num_steps: int, orders: Sequence[float]
+) -> list[float]:
+    """Return an upper bound on the Renyi divergence of K steps at each order above 1.
+
+    Infinite where it could not be computed, and without noise.
+    """
+    sigma, q, steps, _ = check_inputs(noise_multiplier, sampling_rate, num_steps, 0.5)
+    if sigma == 0:
+        return [math.inf for _ in orders]
+    accountant = _composed(sigma, q, steps, orders)
+    found = dict(zip(map(float, accountant.orders), map(float, accountant.rdp), strict=True))
+    at_orders = [found.get(float(order), math.nan) for order in orders]
+    return [math.inf if math.isnan(value) else value for value in at_orders]
+
+
+def to_epsilon(orders: Sequence[float], divergences: Sequence[float], delta: float) -> float:
+    """Return the smallest epsilon at `delta` that Renyi divergences at some orders imply.
+
+    Source: Canonne, Kamath & Steinke 2020, arXiv:2004.00010, Proposition 12.
+    """
+    epsilons = (
+        divergence + math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
+        for order, divergence in zip(orders, divergences, strict=True)
+    )
+    return max(0.0, min(epsilons))
+
+
 def _epsilon(
     noise_multiplier: float,
     sampling_rate: float,
@@ -38,6 +67,13 @@ def _epsilon(
     sigma, q, steps, delta = check_inputs(noise_multiplier, sampling_rate, num_steps, delta)
     if sigma == 0:
         return math.inf
+    accountant = _composed(sigma, q, steps, orders)
+    with _absl_quiet():
+        return float(accountant.get_epsilon(delta))
+
+
+def _composed(sigma: float, q: float, steps: int, orders: Sequence[float] | None) -> Any:
+    """Return dp-accounting's accountant after K steps; its own orders for None."""
     import dp_accounting
     from dp_accounting.rdp import RdpAccountant
 
@@ -47,7 +83,7 @@ def _epsilon(
     with _absl_quiet():
         accountant = RdpAccountant(orders=orders)
         accountant.compose(event, steps)
-        return float(accountant.get_epsilon(delta))
+    return accountant
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dpexp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from dpexp.accounting.budget import Budget
+    from dpexp.accounting.search_price import SearchPrice
 
 DEFAULT_DELTA = 1e-5
 
@@ -29,6 +30,7 @@ KEYS: dict[str, Any] = {
     "n": int | None,
     "dataset": str,
     "dataset.validation": float,
+    "runs": int | None,
     "json": bool,
 }
 
@@ -42,6 +44,7 @@ examples
   dpexp budget eps=1 batch=1000 epochs=3 n=50000 delta=1e-5
   dpexp budget eps=1 batch=1000 epochs=3 dataset=cifar10
   dpexp budget noise_multiplier=1.1 batch=256 epochs=60 dataset=mnist json=true
+  dpexp budget eps=1 batch=1000 epochs=3 dataset=cifar10 runs=20
   dpexp budget papers                 what both papers publish as epsilon, and what it was
 
 keys
@@ -54,6 +57,7 @@ keys
   n                   N, training samples, public
   dataset             {", ".join(KNOWN_SETS)}: their public n
   dataset.validation  below 1 a fraction, else a count, held out of n
+  runs                also say what choosing the best of so many runs costs
   json                true: one JSON object in place of the table
 """
 
@@ -72,18 +76,30 @@ def run(words: Sequence[str]) -> int:
 
         return papers.run(words[1:])
     setting = read(words)
-    is_json = setting.pop("json", False)
+    is_json, runs = setting.pop("json", False), setting.pop("runs", None)
     # Imported late: wrong words need no accountant.
     from dpexp.accounting.budget import budget
 
     result = budget(**setting)
+    price = _price(result, runs)
     if is_json:
-        sys.stdout.write(json.dumps(_plain(asdict(result)), indent=2, allow_nan=False) + "\n")
+        parts = {**asdict(result), **({"search": asdict(price)} if price else {})}
+        sys.stdout.write(json.dumps(_plain(parts), indent=2, allow_nan=False) + "\n")
     elif sys.stdout.isatty():
-        _print_rich(result)
+        _print_rich(result, price)
     else:
-        sys.stdout.write(as_text(result))
+        sys.stdout.write(as_text(result, price))
     return 0
+
+
+def _price(result: "Budget", runs: int | None) -> "SearchPrice | None":
+    """Return what choosing the best of some runs of the first row costs; None if not asked."""
+    if runs is None:
+        return None
+    from dpexp.accounting.search_price import price_of_search
+
+    sigma = result.rows[0].noise_multiplier
+    return price_of_search(sigma, result.sampling_rate, result.num_steps, runs, result.delta)
 
 
 def read(words: Sequence[str]) -> dict[str, Any]:
@@ -104,15 +120,15 @@ def read(words: Sequence[str]) -> dict[str, Any]:
     return {"delta": DEFAULT_DELTA, **values, "num_train": num_train}
 
 
-def as_text(result: "Budget") -> str:
-    """Return a budget as lines of plain text."""
+def as_text(result: "Budget", price: "SearchPrice | None" = None) -> str:
+    """Return a budget as lines of plain text, with the price of a search if there is one."""
     header, *rows = table(result)
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (header, *rows)
     ]
-    return "\n".join([*preamble(result), "", *lines, "", *remarks(result)]) + "\n"
+    return "\n".join([*preamble(result), "", *lines, "", *remarks(result, price)]) + "\n"
 
 
 def preamble(result: "Budget") -> list[str]:
@@ -143,7 +159,7 @@ def table(result: "Budget") -> list[list[str]]:
     return [header, *rows]
 
 
-def remarks(result: "Budget") -> list[str]:
+def remarks(result: "Budget", price: "SearchPrice | None" = None) -> list[str]:
     """Return the lines that say which numbers are no guarantee, and what to type next."""
     published = result.published
     first = result.rows[0]
@@ -156,10 +172,28 @@ def remarks(result: "Budget") -> list[str]:
     ]
     notes = dict.fromkeys(note for row in result.rows for note in row.bounds.notes)
     lines += [f"note: {note}" for note in notes]
+    lines += [] if price is None else search_lines(price)
     return [*lines, f"use this noise: dpexp train noise_multiplier={first.noise_multiplier:g}"]
 
 
-def _print_rich(result: "Budget") -> None:
+def search_lines(price: "SearchPrice") -> list[str]:
+    """Return the lines that say what choosing the best of several runs costs, and when which."""
+    drawn = (
+        ("geometric", price.geometric),
+        ("logarithmic", price.logarithmic),
+        ("negative binomial of shape -1/2", price.negative_binomial),
+        ("Poisson", price.poisson),
+    )
+    return [
+        f"choosing the best of {price.num_runs} such runs: eps {price.composed:.4g} at delta "
+        f"{price.delta:g}; all of them composed, which covers a fixed grid and showing every run",
+        f"only if the number of runs was drawn at random, with mean {price.num_runs}, and nothing "
+        f"but the best is seen (Papernot & Steinke 2022): "
+        + ", ".join(f"{epsilon:.4g} {name}" for name, epsilon in drawn),
+    ]
+
+
+def _print_rich(result: "Budget", price: "SearchPrice | None") -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -172,7 +206,7 @@ def _print_rich(result: "Budget") -> None:
         grid.add_row(*row, style="bold" if index == 0 else None)
     console.print(*preamble(result), sep="\n")
     console.print(grid)
-    console.print(*remarks(result), sep="\n")
+    console.print(*remarks(result, price), sep="\n")
 
 
 def _plain(value: Any) -> Any:
@@ -230,7 +264,7 @@ def _out_of_range(values: dict[str, Any], num_train: int | None) -> list[str]:
         problems.append(f"noise_multiplier={sigma}: sigma must be finite and at least 0")
     problems += [
         f"{key}={values[key]}: must be finite and above 0"
-        for key in ("batch", "epochs", "steps")
+        for key in ("batch", "epochs", "steps", "runs")
         if key in values and not 0 < values[key] < math.inf
     ]
     if not 0 < delta < 1:

@@ -9,6 +9,7 @@ import pytest
 from dpexp.accounting import gaussian, pld
 from dpexp.accounting.papers import SETTINGS, TITLES, UNKNOWN, check
 
+pytestmark = pytest.mark.slow  # the first time; every setting, by every accountant
 checked = cache(check)
 
 
