@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from dpexp.accounting.ledger import Ledger
-from dpexp.accounting.shuffled import batches_per_epoch
 from dpexp.data.fingerprint import fingerprint
 from dpexp.errors import LedgerError
 from dpexp.record.config_hash import config_hash
@@ -97,10 +96,9 @@ def open_account(job: Job, folder: RunFolder, *, step: int = 0, digest: str = ""
             f"{folder.ledger} is missing, so it is not known what the run has spent; restore the "
             f"file, or start a new run"
         )
-    mechanism = deal.mechanism
-    is_epoch_wise = mechanism.sampler == "shuffle"
-    per_epoch = batches_per_epoch(mechanism.sampling_rate) if is_epoch_wise else None
-    ledger = Ledger(folder.ledger, terms_of(job, folder), deal.num_steps, per_epoch)
+    ledger = Ledger(
+        folder.ledger, terms_of(job, folder), deal.num_steps, deal.mechanism.batches_per_epoch
+    )
     if digest:
         ledger.check_holds(digest)
     has_plan = bool(read_plan(folder)) or not has_begun

@@ -83,8 +83,10 @@ def _save(path: Path, content: Any) -> None:
         partial.replace(path)
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
+        # torch's own words for a full disk name a line of its C++ source.
+        reason = error.strerror if isinstance(error, OSError) else "torch could not write it"
         raise RunFolderError(
-            f"{path} cannot be written ({error}); the last good checkpoint is intact. Make room or "
+            f"{path} cannot be written ({reason}); the last good checkpoint is intact. Make room or "
             f"give the folder write permission, then go on with dpexp train resume="
             f"{path.parent.parent}"
         ) from error

@@ -9,7 +9,6 @@ from dpexp.accounting.bounds import epsilon_bounds
 from dpexp.cli.compose import compose
 from dpexp.errors import ConfigError
 from dpexp.train.deal import make_deal
-from dpexp.train.statement import privacy_document
 
 
 def config(*words):
@@ -74,10 +73,10 @@ def test_secure_noise_is_valid_and_never_the_same(tmp_path):
 
 
 def test_seeded_noise_says_that_it_is_not_for_release(tmp_path):
-    privacy = privacy_document(make_deal(config_of(tmp_path), 1438, 1.0), config_of(tmp_path), 2)
+    privacy = document(train(tmp_path), "privacy")
     assert privacy["guarantee"] == "seeded"
     assert "not for release" in privacy["reason"]
-    assert (privacy["steps_done"], privacy["steps_planned"]) == (2, 3)
+    assert (privacy["steps_done"], privacy["steps_planned"]) == (3, 3)
     assert 0 < privacy["epsilon"] <= privacy["whole_run_if_poisson"]["epsilon"]
 
 
