@@ -243,6 +243,11 @@ def _privacy_problems(config: TrainConfig) -> list[str]:
             "clipping.algorithm=nonprivate: nothing is clipped, so noise bounds no sample's share "
             "and any epsilon would be false; use dp=off for ordinary training, or eps=inf"
         )
+    if config.sampling != "poisson" and not config.dp:
+        problems.append(
+            f"sampling={config.sampling} with dp=off: ordinary training takes Poisson batches, so "
+            f"that it can stand beside a private run; leave sampling out"
+        )
     if config.noise.secure and config.protocol == "published":
         problems.append(
             "noise.secure=true with protocol=published: shuffled batches carry no guarantee that "

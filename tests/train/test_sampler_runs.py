@@ -142,6 +142,7 @@ def test_the_deal_names_the_accountant_of_each_sampler():
     ("words", "message"),
     [
         (["sampling=balls_and_bins", "noise.secure=true"], r"again at every step of an epoch"),
+        (["sampling=balls_and_bins", "dp=off"], r"ordinary training takes Poisson batches"),
         (["batch_limit=80"], r"batch_limit=80 with sampling=poisson: dropping samples"),
         (["sampling=balls_and_bins", "batch_limit=80"], r"only sampling=truncated_poisson is acc"),
         (["sampling=truncated_poisson", "batch_limit=0"], r"batch_limit=0: must be at least 1"),
