@@ -98,7 +98,14 @@ def run(config: TrainConfig) -> bool:
         _say(f"          {note}")
     size = " x ".join(str(n) for n in images.shape[1:])
     _say(f"input     {len(images)} samples of {size}, the smallest it takes; float64")
-    reference = reference_of(model, images, labels)
+    try:
+        reference = reference_of(model, images, labels)
+    except ValueError as error:  # torch's BatchNorm refuses to normalise a single value
+        raise ModelError(
+            f"model.name={config.model.name} does not run on one sample alone "
+            f"({str(error).splitlines()[0]}), so it has no per-sample gradients; leave out "
+            f"model.norm=keep"
+        ) from error
     tiny = tiny_gradients(reference)
     named = f": {', '.join(tiny[:4])}{', ...' * (len(tiny) > 4)}" if tiny else ""
     _say(

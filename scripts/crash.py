@@ -168,22 +168,32 @@ def torture(
             tally.resumes += folder is not None
             break
         tally.resumes += folder is not None
+        folder = folder or _made(output, process)
         if not killed(process, chance.uniform(0, SHARE * seconds)):
             break  # it ended before the blow
         met += 1
         tally.kills += 1
-        made = sorted((output / "runs").glob("*/status.json"))
-        folder = made[0].parent if made else None
         moment = _moment(folder)
         tally.moments[moment] = tally.moments.get(moment, 0) + 1
     tally.runs += 1
     return next(iter((output / "runs").glob("*/status.json"))).parent, watch
 
 
-def _moment(folder: Path | None) -> str:
+def _made(output: Path, process: int) -> Path:
+    """Return the run folder as soon as there is one; before that there is nothing to resume.
+
+    Raises:
+        RuntimeError: If the process ends without one.
+    """
+    while not (made := list((output / "runs").glob("*/status.json"))):
+        if os.waitpid(process, os.WNOHANG)[0]:
+            raise RuntimeError(f"no run folder in {output}: the process ended")
+        time.sleep(0.001)
+    return made[0].parent
+
+
+def _moment(folder: Path) -> str:
     """Return what a killed process was doing, as its folder shows it."""
-    if folder is None:
-        return "before there was a folder"
     if list(folder.glob("**/.*.partial")) or list(folder.glob("**/.*.json.*")):
         return "writing a file"
     return "among its steps" if (folder / "metrics.jsonl").exists() else "before its first step"
@@ -265,7 +275,7 @@ def campaign(kind: str, kills: int, root: Path, chance: random.Random) -> Tally:
     words = [*WORDS, *(["noise.secure=true"] if kind == "secure" else [])]
     whole, seconds = _undisturbed(root / kind / "whole", words)
     budget = read_json(whole / "privacy.json")["epsilon"]
-    while tally.resumes < kills and tally.runs < kills:
+    while tally.resumes < kills and tally.runs < 2 * kills:
         output = root / kind / f"run-{tally.runs}"
         wanted = min(KILLS_A_RUN, kills - tally.resumes)
         folder, watch = torture(tally, output, words, seconds, wanted, chance)

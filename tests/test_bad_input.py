@@ -37,6 +37,7 @@ WRONG: dict[str, list[tuple[str, list[str]]]] = {
         ("eps=-1 steps=0 batch=x", ["batch=x: must be", "eps=-1.0: eps", "steps=0: must be"]),
     ],
     "train resume=": [
+        ("", ["resume=: no such folder; give the run folder that stopped"]),
         ("{made}/empty", ["has no status.json, so it is not a run's"]),
         ("{made}/notes", ["has no status.json, so it is not a run's"]),
         ("{made}/half", ["has no status.json, so it is not a run's"]),

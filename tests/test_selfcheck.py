@@ -8,6 +8,7 @@ from dpexp.cli.compose import compose
 from dpexp.cli.main import main
 from dpexp.clipping.per_sample import Dense
 from dpexp.clipping.rules.linear import Linear
+from dpexp.errors import ModelError
 
 PASSES = {"auto": 1, "mixed_ghost": 2, "ghost": 2, "fastgradclip": 2, "instantiate": 1,
           "nonprivate": 1}  # fmt: skip
@@ -95,3 +96,9 @@ def test_a_model_that_cannot_be_checked_is_one_line(capsys):
     assert main(["selfcheck", "model.name=nosuch"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "model.name=nosuch" in line
+
+
+def test_a_network_that_does_not_run_on_one_sample_is_one_line(capsys):
+    words = ["model.name=test_resnet", "model.norm=keep", "model.pretrained=false"]
+    with pytest.raises(ModelError, match="does not run on one sample alone"):
+        selfcheck.run(compose(words, command="selfcheck"))

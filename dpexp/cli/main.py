@@ -139,7 +139,7 @@ def _resume(folder: str, words: Words) -> int:
 
     rest = [word for word in words.overrides if not word.startswith("resume=")]
     overrides = changes(rest, command="train", only=RESUME_KEYS, config_dir=words.config_dir)
-    if not Path(folder).is_dir():
+    if not folder or not Path(folder).is_dir():
         raise ConfigError(f"resume={folder}: no such folder; give the run folder that stopped")
     from dpexp.train import run
 
