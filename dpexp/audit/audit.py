@@ -60,9 +60,9 @@ def run(request: Request) -> bool:
         DpexpError: If the audit cannot be made.
     """
     check_request(request)
-    folder = _make_folder(request)
-    say("audit     loading model and data")
     materials = load_materials(request.config, say)
+    _check_images(request, len(materials.splits.train))
+    folder = _make_folder(request)
     audit = perform(request, materials, say)
     for line in report.verdict(audit.is_violated, audit.confidence):
         say(line)
@@ -103,11 +103,6 @@ def _one_run(request: Request, materials: Materials, error: float) -> OneRun:
     import numpy as np
 
     config, num_train = request.config, len(materials.splits.train)
-    if request.images >= num_train:
-        raise ConfigError(
-            f"audit.images={request.images}: the training set has {num_train} images, and some "
-            f"must be left to train on; give fewer"
-        )
     expected = num_train - request.images + request.images // 2
     deal = make_deal(config, expected, config.clipping.norm)
     assert deal.mechanism is not None
@@ -134,8 +129,16 @@ def _one_run(request: Request, materials: Materials, error: float) -> OneRun:
     )
 
 
+def _check_images(request: Request, num_train: int) -> None:
+    if request.has_one_run and request.images >= num_train:
+        raise ConfigError(
+            f"audit.images={request.images}: the training set has {num_train} images, and some "
+            f"must be left to train on; give fewer"
+        )
+
+
 def _make_folder(request: Request) -> Path:
-    """Make and return a new folder below `output`, before anything is computed."""
+    """Make and return a new folder below `output`, before anything long is computed."""
     asked: dict[str, Any] = to_dict(request.config) | {
         "audit": [request.kind, request.canaries, request.images, request.steps, request.trials]
     }

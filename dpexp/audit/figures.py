@@ -70,10 +70,8 @@ def _draw_scores(axes: "Axes", part: Part) -> None:
     for values, color, word in groups:
         axes.hist(values, list(edges), density=True, color=color, alpha=0.35,
                   label=f"{len(values):,} canaries {word}")  # fmt: skip
-    claimed = rehearsed(
-        family.sampling_rate, family.noise_multiplier, 1.0, family.num_steps,
-        np.random.default_rng(0), _SIMULATED // max(1, family.num_steps // 100),
-    )  # fmt: skip
+    count = _SIMULATED // max(1, family.num_steps // 100)
+    claimed = rehearsed(family, 1.0, np.random.default_rng(0), count)
     coarse = np.linspace(low, high, _BINS // 2)
     for values, color, word in zip(claimed, (OUT, IN), ("not in", "in"), strict=True):
         height, _ = np.histogram(values, coarse, density=True)

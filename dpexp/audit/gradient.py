@@ -20,7 +20,7 @@ from dpexp.audit.request import Request
 from dpexp.audit.subject import Materials, Subject
 from dpexp.audit.subsampled import Family
 from dpexp.audit.trials import FEW, attack_trials
-from dpexp.audit.watch import Samples, watch
+from dpexp.audit.watch import LESS_BLANK, RATIO, SIGNED, Look, Samples, watch
 from dpexp.sampling import derive_seed
 from dpexp.train.deal import Deal
 
@@ -101,9 +101,13 @@ def _watched(
     )
     seed = request.config.seed
     is_in = coins(seed, name, request.canaries)
+    # At q = 1 the signed sum is the likelihood ratio.
+    names = [RATIO, LESS_BLANK] if family.sampling_rate == 1 else [RATIO, SIGNED, LESS_BLANK]
+    look = Look(deal.delta, error / len(names))
     attacks = watch(
-        subject, training_samples(materials), is_in, derive_seed(seed, f"rehearsal, {name}")
+        subject, training_samples(materials), is_in, look, derive_seed(seed, f"rehearsal, {name}")
     )
+    attacks = [attack for attack in attacks if attack.name in names]
     return judge(name, attacks, family, claimed, deal.delta, error)
 
 

@@ -8,6 +8,7 @@ The training set holds the images that are no canaries, and each canary whose co
 Source: Steinke, Nasr & Jagielski 2023, arXiv:2305.08846, Algorithm 1 and Section 5.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,12 +24,13 @@ from dpexp.audit.canaries import image_records
 from dpexp.audit.guesses import Guesses, chance_of, epsilon_of_guesses, guess
 from dpexp.audit.subject import Materials, Subject
 from dpexp.audit.subsampled import Family
-from dpexp.audit.watch import Samples, rehearsed, watch
+from dpexp.audit.watch import Look, Samples, rehearsed, watch
 from dpexp.data.splits import Split
 
 IMAGE_SHARES = (0.05, 0.2, 1.0)  # of the canaries that are guessed; looks that are all paid for
-_COORDINATE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_COORDINATE_SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _REHEARSALS = 5
+_MARGIN = 1.0  # of epsilon
 _BATCH = 512
 
 
@@ -37,6 +39,7 @@ class GuessFinding:
     """What guesses about some of the canaries show.
 
     Attributes:
+        score: What they go by.
         guesses: How many, and how many were right.
         accuracy_low: Lower end of the interval of their accuracy (Clopper & Pearson).
         accuracy_high: Upper end; both together at chance 1 - error.
@@ -45,6 +48,7 @@ class GuessFinding:
         error: Chance that the lower bound fails.
     """
 
+    score: str
     guesses: Guesses
     accuracy_low: float
     accuracy_high: float
@@ -59,8 +63,8 @@ class GuessPart:
 
     Attributes:
         name: Which kind.
-        findings: One a number of guesses; their errors add up to the part's.
-        scores: Shape (m,).
+        findings: One a look; their errors add up to the part's.
+        scores: Of the first look, shape (m,).
         is_in: The coins, shape (m,).
     """
 
@@ -166,15 +170,23 @@ def audit_run(
         seed: For simulations by which the number of guesses is chosen.
     """
     before = _losses(subject, materials, images)
-    attack = watch(subject, images.samples(materials), is_in, seed)[0]
+    look = Look(delta, error / 4)
+    ratio, signed, _ = watch(subject, images.samples(materials), is_in, look, seed)
     after = _losses(subject, materials, images)
-    image_counts = [max(1, round(share * len(images.rows))) for share in IMAGE_SHARES]
-    count = best_count(subject, len(is_in), delta, error / 2, seed)
-    parts = [
-        _part("mislabelled images", known(before - after), images.is_in, image_counts,
-              claimed, delta, error / 2),
-        _part("coordinates", attack.scores, is_in, [count], claimed, delta, error / 2),
-    ]  # fmt: skip
+    fall = known(before - after)
+    part_error = error / 2
+    counts = [max(1, round(share * len(images.rows))) for share in IMAGE_SHARES]
+    best = best_count(subject, len(is_in), delta, part_error / 2, seed)
+    refuting = refuting_count(len(is_in), claimed, delta, part_error / 2)
+    kinds = (
+        ("mislabelled images", images.is_in, [("fall of the loss", fall, n) for n in counts]),
+        (
+            "coordinates",
+            is_in,
+            [(ratio.name, ratio.scores, best), (signed.name, signed.scores, refuting)],
+        ),
+    )
+    parts = [_part(*kind, claimed, delta, part_error) for kind in kinds]
     mechanism = subject.mechanism
     return OneRun(
         family=Family(mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.num_steps),
@@ -189,37 +201,44 @@ def audit_run(
 def best_count(subject: Subject, num_canaries: int, delta: float, error: float, seed: int) -> int:
     """Return how many guesses prove most if the mechanism is as claimed, by simulation."""
     rng = np.random.default_rng(seed)
-    mechanism = subject.mechanism
     half = num_canaries // 2
     counts = [max(2, round(share * 2 * half)) for share in _COORDINATE_SHARES]
     proven = np.zeros(len(counts))
     for _ in range(_REHEARSALS):
-        groups = rehearsed(
-            mechanism.sampling_rate, mechanism.noise_multiplier, subject.share,
-            mechanism.num_steps, rng, half,
-        )  # fmt: skip
+        groups = rehearsed(subject.family, subject.share, rng, half)
         mixed = rng.permutation(2 * half)
         scores, is_in = np.concatenate(groups)[mixed], (np.arange(2 * half) >= half)[mixed]
         proven += [epsilon_of_guesses(guess(scores, is_in, r), delta, error) for r in counts]
     return counts[int(proven.argmax())]
 
 
+def refuting_count(num_canaries: int, claimed: float, delta: float, error: float) -> int:
+    """Return how many guesses, were they all right, would prove `_MARGIN` more than the claim."""
+    count = 10
+    while count < num_canaries:
+        all_right = Guesses(num_canaries, count, count)
+        if epsilon_of_guesses(all_right, delta, error) > claimed + _MARGIN:
+            return count
+        count = math.ceil(1.25 * count)
+    return num_canaries
+
+
 def _part(
     name: str,
-    scores: Scores,
     is_in: NDArray[np.bool_],
-    counts: Sequence[int],
+    looks: Sequence[tuple[str, Scores, int]],
     claimed: float,
     delta: float,
     error: float,
 ) -> GuessPart:
-    share = error / len(counts)
+    share = error / len(looks)
     findings = []
-    for count in counts:
+    for score, scores, count in looks:
         made = guess(scores, is_in, count)
         wrong = count - made.num_right
         findings.append(
             GuessFinding(
+                score=score,
                 guesses=made,
                 accuracy_low=1 - upper_limit(wrong, count, share / 2),
                 accuracy_high=upper_limit(made.num_right, count, share / 2),
@@ -228,7 +247,7 @@ def _part(
                 error=share,
             )
         )
-    return GuessPart(name, findings, scores, is_in)
+    return GuessPart(name, findings, looks[0][1], is_in)
 
 
 def _losses(subject: Subject, materials: Materials, images: ImageCanaries) -> Scores:

@@ -60,7 +60,7 @@ def run_lines(run: OneRun) -> list[str]:
         f"q = {family.sampling_rate:.4g}, K = {family.num_steps:,}, sigma = "
         f"{family.noise_multiplier:.4f}; test accuracy {run.test_accuracy:.4f}",
     ]
-    width = max(len(part.name) for part in run.parts)
+    width = max(len(f"{part.name}, {f.score}") for part in run.parts for f in part.findings)
     return lines + [_guess_line(part, finding, run.claimed, width)
                     for part in run.parts for finding in part.findings]  # fmt: skip
 
@@ -119,7 +119,7 @@ def _finding_line(finding: Finding, claimed: float, width: int) -> str:
 def _guess_line(part: GuessPart, finding: GuessFinding, claimed: float, width: int) -> str:
     guesses = finding.guesses
     return (
-        f"          {part.name:<{width}}  epsilon >= {finding.epsilon:.3f}, "
+        f"          {f'{part.name}, {finding.score}':<{width}}  epsilon >= {finding.epsilon:.3f}, "
         f"{finding.epsilon / claimed:.2f} of {claimed:.4g}; {guesses.num_right:,} of "
         f"{guesses.num_guesses:,} guesses right, of {guesses.num_canaries:,} canaries "
         f"(accuracy {finding.accuracy_low:.3f} to {finding.accuracy_high:.3f})"
@@ -167,6 +167,7 @@ def _run_document(run: OneRun) -> dict[str, Any]:
                 "lower_bound": part.best.epsilon,
                 "looks": [
                     {
+                        "score": finding.score,
                         **asdict(finding.guesses),
                         "accuracy_interval": [finding.accuracy_low, finding.accuracy_high],
                         "epsilon_lower": finding.epsilon,

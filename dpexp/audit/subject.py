@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dpexp.audit.canaries import HUGE, CanaryNetwork
+from dpexp.audit.subsampled import Family
 from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.noise import SecureNoise, StepNoise
 from dpexp.clipping.styles import group_bound, group_names
@@ -22,7 +23,7 @@ from dpexp.train.job import autocast_of, load_model_and_data, pick_device, sensi
 from dpexp.train.optimization import build_optimizer, lr_factor, set_lr
 from dpexp.train.step import train_step
 
-_MICRO_BATCH = 1024
+_MICRO_BATCH = 512
 _BELOW = 1 - 1e-5  # of the bound, for a function that drops what is above it
 
 
@@ -117,6 +118,12 @@ class Subject:
         self.factor = bound * _BELOW / (1 - 1 / classes) if is_dropping else HUGE
 
     @property
+    def family(self) -> Family:
+        """The mechanism as claimed, for what follows from it."""
+        mechanism = self.mechanism
+        return Family(mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.num_steps)
+
+    @property
     def noise_std(self) -> float:
         """Noise on the sum, in gradient units."""
         return self.mechanism.noise_std
@@ -135,14 +142,15 @@ class Subject:
             records: Shape (n, 3 + pixels); n may be 0.
             labels: Shape (n,).
             step: Noise and dropout follow from it and the seed.
-            is_frozen: Whether the weights stay as they are.
+            is_frozen: Whether the weights stay as they are, also if the sum is not finite.
         """
+        before = [p.detach().clone() for p in self.model.parameters()] if is_frozen else []
         if isinstance(self._noise, StepNoise):
             self._noise.start(derive_seed(self.config.seed, f"noise, {self._purpose}", step))
         torch.manual_seed(self._seed("dropout", step))
         config = self.config
         factor = lr_factor(config.schedule, step, self.mechanism.num_steps)
-        set_lr(self.optimizer, 0.0 if is_frozen else config.optimizer.lr * factor)
+        set_lr(self.optimizer, config.optimizer.lr * factor)
         self.optimizer.param_groups[-1]["lr"] = 0.0
 
         def pieces() -> Iterator[tuple[Tensor, Tensor]]:
@@ -158,6 +166,9 @@ class Subject:
             expected_batch_size=self.mechanism.expected_batch_size,
             autocast=autocast_of(config.precision, self._device),
         )
+        with torch.no_grad():
+            for param, old in zip(self.model.parameters(), before, strict=False):
+                param.copy_(old)
 
     def noisy_sum(self, param: Tensor) -> Tensor:
         """Return what the optimizer was given for a parameter, times B; float64, flat."""

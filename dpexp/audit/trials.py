@@ -6,6 +6,8 @@ The claimed mechanism is Gaussian at q = 1, K = 1, at the noise whose epsilon is
   i + sigma z if the sample's contribution is clipped to R over all parameters.
 * A sample whose pixels are infinite, which must contribute nothing: the same in any direction;
   anything that is not a number gives it away.
+* A canary beside an opposite one of a third of its gradient: the sum at their coordinate moves by
+  R if each is clipped, and by 2 R if their sum is.
 * One of a few samples: the scale of what the untouched blank parameter gets. It says nothing unless
   the sum is divided by the number of samples that were drawn.
 """
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dpexp.audit.attack import Attack, known
-from dpexp.audit.canaries import image_records
+from dpexp.audit.canaries import canary_records, image_records
 from dpexp.audit.subject import Materials, Subject
 from dpexp.audit.targets import Target, find_target, parameters_of, weights
 
@@ -43,6 +45,7 @@ def attack_trials(subject: Subject, materials: Materials, coins: Coins) -> list[
         if target is not None:
             attacks.append(_tensor(subject, target, coins(name)))
     attacks.append(_nonfinite(subject, materials, coins("not finite")))
+    attacks.append(_opposite(subject, coins("opposite")))
     attacks.append(_normaliser(subject, materials, coins("normaliser")))
     return attacks
 
@@ -91,6 +94,19 @@ def _along(
             float(direction[name] @ subject.noisy_sum(p)) for name, p in params.items()
         )
     return known(scores)
+
+
+def _opposite(subject: Subject, is_in: NDArray[np.bool_]) -> Attack:
+    rows, factors = torch.tensor([1, 1]), subject.factor * torch.tensor([1.0, -3.0])
+    records = canary_records(rows, factors, math.prod(subject.model.image_shape))
+    labels = torch.zeros(2, dtype=torch.int64)
+    scores = np.zeros(len(is_in))
+    for trial, is_present in enumerate(is_in):
+        count = 1 + int(is_present)
+        subject.step(records[:count], labels[:count], _next(subject), is_frozen=True)
+        scores[trial] = float(subject.noisy_sum(subject.model.table.weight)[1])
+    middle = -subject.mechanism.clip_norm * subject.share / 2
+    return Attack("beside an opposite sample", known(scores), is_in, middle)
 
 
 def _normaliser(subject: Subject, materials: Materials, is_in: NDArray[np.bool_]) -> Attack:
