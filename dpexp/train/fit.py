@@ -116,7 +116,7 @@ def fit(
     with StopRequest().listening() as stop, torch.random.fork_rng(devices):
         for step in range(first_step, num_steps):
             next_save = min(num_steps, (step // save_every + 1) * save_every)
-            if not account.charge(step, next_save, _median(seconds)):
+            if not account.charge(step, next_save, seconds[-1] if seconds else None):
                 break
             start = time.perf_counter()
             stats = _step(job, step)
