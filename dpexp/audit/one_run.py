@@ -30,7 +30,7 @@ from dpexp.data.splits import Split
 IMAGE_SHARES = (0.05, 0.2, 1.0)  # of the canaries that are guessed; looks that are all paid for
 _COORDINATE_SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _REHEARSALS = 5
-_MARGIN = 1.0  # of epsilon
+_MARGIN = 0.3  # of epsilon
 _BATCH = 512
 
 

@@ -194,6 +194,7 @@ Bug = Callable[[], AbstractContextManager[object]]
 # Those that the audit is built to find, and one size of each; digits_cnn's shapes.
 BUGS: dict[str, Bug] = {
     "noise too small by a factor of 1.5": lambda: noise_scaled(1 / 1.5),
+    "noise too small by a factor of 4": lambda: noise_scaled(1 / 4),
     "clipping skipped": clipping_skipped,
     "normaliser is the drawn batch size": normaliser_drawn,
     "noise reused over two updates": lambda: noise_reused(2),
