@@ -17,7 +17,7 @@ MEASURES = {
 SUMMARY = {
     "schema", "privacy/epsilon", "privacy/delta", "privacy/noise_multiplier", "privacy/guarantee",
     "steps", "time/total_seconds", "time/step_seconds", "memory/peak_gib", "model/num_params",
-    "model/num_trainable",
+    "model/num_trainable", "time/ledger_seconds",
 }  # fmt: skip
 STEP = {
     "step", "lr", "privacy/epsilon", "time/step_seconds", "unsafe/batch_size", "unsafe/loss_nats",
@@ -27,6 +27,7 @@ FILES = {
     "config.yaml", "command.txt", "provenance.json", "metrics.jsonl", "summary.json",
     "privacy.json", "status.json", "train.log", "plan.json", "reliability.json",
     "figures/reliability.png", "checkpoints/model.pt", "checkpoints/state.pt", ".lock",
+    "ledger.jsonl",
 }  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def test_every_document_has_its_keys(short):
         "guarantee", "reason", "epsilon_target", "epsilon", "delta", "steps_done", "steps_planned",
         "sampling_rate", "expected_batch_size", "num_train", "protocol", "sampler",
         "noise_multiplier", "clip_norm", "adjacency", "unit", "accountants", "not_covered",
+        "statement", "covers", "steps_charged", "attempts", "accountant", "batch_limit",
     } <= set(document(short, "privacy"))  # fmt: skip
 
 
@@ -153,9 +155,9 @@ def test_weights_of_a_timm_network_load_into_timm(tmp_path):
     timm.create_model("test_vit", num_classes=10, img_size=64).load_state_dict(weights(folder))
 
 
-def test_state_holds_nothing_but_tensors_and_numbers(short):
+def test_state_holds_nothing_but_tensors_numbers_and_text(short):
     state = torch.load(short / "checkpoints" / "state.pt", weights_only=True)
-    assert set(state) == {"step", "model", "optimizer"}
+    assert set(state) == {"step", "ledger", "model", "optimizer"}
     assert state["step"] == 3
     assert is_same(state["model"], weights(short))
 
