@@ -5,6 +5,7 @@ input and of the versions that could change the result. A cache that cannot be r
 as good as none: it is never an error.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -69,6 +70,7 @@ def _key(name: str, inputs: Mapping[str, float | str | None]) -> str:
     return json.dumps([name, SCHEMA, plain, versions], sort_keys=True, allow_nan=False)
 
 
+@functools.cache  # a millisecond each, and a process asks for them again and again
 def _version(package: str) -> str | None:
     try:
         return version(package)

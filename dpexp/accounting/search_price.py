@@ -78,6 +78,9 @@ def price_of_search(
 ) -> SearchPrice:
     """Return what choosing the best of `num_runs` runs costs; a few seconds, cached on disk.
 
+    Runs may differ in what costs nothing, as the learning rate. Where they differ in sigma, q or
+    K, the bounds hold for the smallest sigma, largest q and largest K among them.
+
     Args:
         noise_multiplier: sigma of every run; 0 gives infinity.
         sampling_rate: q of every run.
