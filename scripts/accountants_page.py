@@ -179,13 +179,23 @@ def random_lines(rows: Sequence[Row]) -> list[str]:
     if not found:
         return ["None were run."]
     over = max(row["fine"] / row["target"] for row in found)
-    excess = [row["excess"] for row in found]
-    return [
-        f"{len(rows)} settings, log-uniform over the ranges of the grid: {len(rows) - len(found)} "
-        f"hung or died; the largest epsilon over its target is {over:.6f}, the largest sigma over "
-        f"the smallest possible {max(excess):.2%}; an accountant failed, and was caught, in "
-        f"{sum(bool(row['notes']) for row in found)}."
+    within = [row for row in found if row["excess"] <= MAX_EXCESS]
+    beyond = [row for row in found if row not in within]
+    doubted = [r for r in beyond if r["prv"] is not None and gap(r) > MAX_DISAGREEMENT]
+    lines = [
+        f"{len(rows)} settings, log-uniform over the ranges of the grid, calibrated one after the "
+        f"other: {len(rows) - len(found)} hung or died; the largest epsilon over its target is "
+        f"{over:.6f}; an accountant failed, and was caught, in "
+        f"{sum(bool(row['notes']) for row in found)}. Sigma is at most {MAX_EXCESS:.1%} over the "
+        f"smallest possible in {len(within)}."
     ]
+    if beyond:
+        lines.append(
+            f"In {len(beyond)} it is more, {max(row['excess'] for row in beyond):.2%} at most; in "
+            f"{len(doubted)} of these PRV's estimate lies above PLD's upper bound, so that one of "
+            f"them is wrong, and the larger is believed all the same: {_settings(beyond)}."
+        )
+    return lines
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -115,3 +115,15 @@ def test_page_names_what_was_caught(rows):
     assert "| PRV's grid would be too large; epsilon is PLD's |" in page
     assert "| other | 0 |  |" in page
     assert "None were run." in page
+
+
+def test_random_settings_beyond_the_line_are_named(rows):
+    sound = next(row for row in rows if row["source"] == "prv" and not row["notes"])
+    note = "PRV's estimate and PLD differ by +0.6, above 0.02; the larger bound is reported"
+    wide = {**sound, "kind": "random", "q": 0.123, "excess": 0.009, "notes": note}
+    wide["prv"] += 0.6
+    text = "\n".join(accountants_page.random_lines([{**sound, "kind": "random"}, wide]))
+    assert "2 settings" in text
+    assert "smallest possible in 1." in text
+    assert "In 1 it is more, 0.90% at most; in 1 of these PRV's estimate" in text
+    assert "0.123, " in text
