@@ -86,7 +86,7 @@ def _save(path: Path, content: Any) -> None:
         # torch's own words for a full disk name a line of its C++ source.
         reason = error.strerror if isinstance(error, OSError) else "torch could not write it"
         raise RunFolderError(
-            f"{path} cannot be written ({reason}); the last good checkpoint is intact. Make room or "
-            f"give the folder write permission, then go on with dpexp train resume="
+            f"{path} cannot be written ({reason}); the last good checkpoint is intact. Make room "
+            f"or give the folder write permission, then go on with dpexp train resume="
             f"{path.parent.parent}"
         ) from error

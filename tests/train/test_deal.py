@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from runs import config_of, document, is_same, train, weights
+from runs import document, is_same, train, weights
 
 from dpexp.accounting.bounds import epsilon_bounds
 from dpexp.cli.compose import compose
