@@ -58,6 +58,7 @@ class Part:
         claimed: Its epsilon.
         findings: One an attack; their errors add up to the part's.
         attacks: The scores behind them.
+        share: What a canary's gradient was clipped to, over R.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Part:
     claimed: float
     findings: Sequence[Finding]
     attacks: Sequence[Attack] = field(repr=False)
+    share: float = 1.0
 
     @property
     def best(self) -> Finding:
@@ -83,16 +85,23 @@ def lower_bound(finding: Finding) -> float:
 
 
 def judge(
-    name: str, attacks: Sequence[Attack], family: Family, claimed: float, delta: float, error: float
+    name: str,
+    attacks: Sequence[Attack],
+    family: Family,
+    claimed: float,
+    *,
+    delta: float,
+    error: float,
+    share: float = 1.0,
 ) -> Part:
-    """Return what attacks on one mechanism show; each has an equal share of `error`."""
-    share = error / len(attacks)
+    """Return what attacks on one mechanism show; each has an equal part of `error`."""
+    each = error / len(attacks)
     findings = []
     for attack in attacks:
-        rates = error_rates(attack.scores, attack.is_in, attack.threshold, share)
+        rates = error_rates(attack.scores, attack.is_in, attack.threshold, each)
         least = family.least_epsilon(rates, delta)
-        findings.append(Finding(attack.name, rates, least, epsilon_any(rates, delta), share))
-    return Part(name, family, claimed, findings, attacks)
+        findings.append(Finding(attack.name, rates, least, epsilon_any(rates, delta), each))
+    return Part(name, family, claimed, findings, attacks, share)
 
 
 def known(scores: Scores) -> Scores:

@@ -12,6 +12,7 @@ import torch
 from dpexp.audit import gradient, one_run, report
 from dpexp.audit.attack import Part
 from dpexp.audit.figures import save_gradient_figure, save_one_run_figure
+from dpexp.audit.mislabelled import choose_images
 from dpexp.audit.one_run import OneRun
 from dpexp.audit.request import Request, check_request
 from dpexp.audit.subject import Materials, Subject, load_materials
@@ -120,7 +121,7 @@ def _one_run(request: Request, materials: Materials, error: float) -> OneRun:
     return one_run.audit_run(
         subject,
         materials,
-        one_run.choose_images(materials, request.images, rng),
+        choose_images(materials, request.images, rng),
         gradient.coins(config.seed, "one run", canaries),
         claimed=deal.epsilon_after(deal.num_steps),
         delta=deal.delta,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpexp.audit.attack import Part, lower_bound
+from dpexp.audit.attack import CERTAIN, Part, lower_bound
 from dpexp.audit.bounds import Scores
 from dpexp.audit.gradient import EVERY_STEP, ONE_SAMPLE, SUBSAMPLED
 from dpexp.audit.one_run import GuessPart, OneRun
@@ -64,23 +64,22 @@ def draw_one_run(run: OneRun, title: str, delta: float) -> "Figure":
 def _draw_scores(axes: "Axes", part: Part) -> None:
     attack = part.attacks[0]
     family, scores = part.family, attack.scores
-    low, high = np.quantile(scores, [0.0005, 0.9995])
-    edges = np.linspace(low, high, _BINS)
-    groups = ((scores[~attack.is_in], OUT, "not in"), (scores[attack.is_in], IN, "in"))
-    for values, color, word in groups:
-        axes.hist(values, list(edges), density=True, color=color, alpha=0.35,
-                  label=f"{len(values):,} canaries {word}")  # fmt: skip
     count = _SIMULATED // max(1, family.num_steps // 100)
-    claimed = rehearsed(family, 1.0, np.random.default_rng(0), count)
-    coarse = np.linspace(low, high, _BINS // 2)
-    for values, color, word in zip(claimed, (OUT, IN), ("not in", "in"), strict=True):
-        height, _ = np.histogram(values, coarse, density=True)
-        inside = np.mean((values >= low) & (values <= high))
+    claimed = rehearsed(family, part.share, np.random.default_rng(0), count)
+    # What the claim allows; scores beyond it are heaped up at the edges.
+    low, high = np.quantile(np.concatenate(claimed), [0.0005, 0.9995])
+    edges, coarse = np.linspace(low, high, _BINS), np.linspace(low, high, _BINS // 2)
+    groups = ((scores[~attack.is_in], OUT, "not in"), (scores[attack.is_in], IN, "in"))
+    for (values, color, word), simulated in zip(groups, claimed, strict=True):
+        axes.hist(values.clip(low, high), list(edges), density=True, color=color, alpha=0.35,
+                  label=f"{len(values):,} canaries {word}")  # fmt: skip
+        height, _ = np.histogram(simulated.clip(low, high), coarse, density=True)
         middle = (coarse[1:] + coarse[:-1]) / 2
-        axes.plot(middle, height * inside, color=color, lw=2, label=f"as claimed, {word}")
+        axes.plot(middle, height, color=color, lw=2, label=f"as claimed, {word}")
     axes.axvline(attack.threshold, color=INK, lw=1.4, ls=(0, (4, 3)))
     axes.set(xlabel="log likelihood ratio of a canary, over all steps", ylabel="density")
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.36)
+    peak = max(line.get_ydata().max() for line in axes.lines[:2])  # type: ignore[union-attr]
+    axes.set_ylim(0, 1.36 * min(axes.get_ylim()[1], 4 * peak))
     axes.legend(fontsize=9.5, frameon=False, loc="upper left", ncols=2)
     _heading(axes, _TITLES[part.name], f"q = {family.sampling_rate:.3g}, K = {family.num_steps}, "
                                        f"sigma = {family.noise_multiplier:.3g}")  # fmt: skip
@@ -96,9 +95,10 @@ def _draw_bounds(axes: "Axes", parts: Sequence[Part]) -> None:
         color = BAD if low > part.claimed else FAINT if finding is not part.best else INK
         axes.barh(line, shown, height=0.62, color=color)
         is_long = shown > 0.6 * part.claimed
+        text = f" {low:.2f}{', bar cut' * (shown < low)} "
         axes.text(
-            shown, line, f" {low:.2f} ", va="center", ha="right" if is_long else "left",
-            fontsize=10, color="white" if is_long else color,
+            shown, line, text, va="center", ha="right" if is_long else "left", fontsize=10,
+            color="white" if is_long else color,
         )  # fmt: skip
     claimed = parts[0].claimed
     _mark_claim(axes, claimed)
@@ -112,16 +112,17 @@ def _draw_bounds(axes: "Axes", parts: Sequence[Part]) -> None:
 
 def _draw_losses(axes: "Axes", part: GuessPart) -> None:
     scores, is_in = part.scores, part.is_in
-    low, high = np.quantile(scores, [0.002, 0.998])
+    finite = scores[np.abs(scores) < CERTAIN]
+    low, high = np.quantile(finite if len(finite) else np.array([-1.0, 1.0]), [0.002, 0.998])
     edges = np.linspace(low, high, 45)
     for values, color, word in ((scores[~is_in], OUT, "not in"), (scores[is_in], IN, "in")):
-        axes.hist(values, list(edges), density=True, color=color, alpha=0.4,
+        axes.hist(values.clip(low, high), list(edges), density=True, color=color, alpha=0.4,
                   label=f"{len(values):,} canaries {word}")  # fmt: skip
-        axes.axvline(values.mean(), color=color, lw=1.8, ls=(0, (4, 3)))
+        axes.axvline(float(np.median(values)), color=color, lw=1.8, ls=(0, (4, 3)))
     axes.set(xlabel="fall of the loss at the wrong label (nats)", ylabel="density")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.2)
     axes.legend(fontsize=10, frameon=False, loc="upper left")
-    _heading(axes, "Mislabelled images, final model seen", "dashed: means")
+    _heading(axes, "Mislabelled images, final model seen", "dashed: medians")
     _tidy(axes)
 
 

@@ -67,7 +67,7 @@ def audit_one_sample(request: Request, materials: Materials, deal: Deal, error: 
     attacks = attack_trials(
         subject, materials, lambda name: coins(seed, f"{ONE_SAMPLE}, {name}", request.trials)
     )
-    return judge(ONE_SAMPLE, attacks, family, epsilon, deal.delta, error)
+    return judge(ONE_SAMPLE, attacks, family, epsilon, delta=deal.delta, error=error)
 
 
 def training_samples(materials: Materials) -> Samples:
@@ -108,7 +108,7 @@ def _watched(
         subject, training_samples(materials), is_in, look, derive_seed(seed, f"rehearsal, {name}")
     )
     attacks = [attack for attack in attacks if attack.name in names]
-    return judge(name, attacks, family, claimed, deal.delta, error)
+    return judge(name, attacks, family, claimed, delta=deal.delta, error=error, share=subject.share)
 
 
 def _epsilon(deal: Deal) -> float:

@@ -13,25 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from dpexp.audit.attack import known
 from dpexp.audit.bounds import Scores, upper_limit
-from dpexp.audit.canaries import image_records
 from dpexp.audit.guesses import Guesses, chance_of, epsilon_of_guesses, guess
+from dpexp.audit.mislabelled import ImageCanaries, accuracy, losses_of
 from dpexp.audit.subject import Materials, Subject
 from dpexp.audit.subsampled import Family
-from dpexp.audit.watch import Look, Samples, rehearsed, watch
-from dpexp.data.splits import Split
+from dpexp.audit.watch import Look, rehearsed, watch
 
 IMAGE_SHARES = (0.05, 0.2, 1.0)  # of the canaries that are guessed; looks that are all paid for
 _COORDINATE_SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _REHEARSALS = 5
 _MARGIN = 0.3  # of epsilon
-_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -105,47 +100,6 @@ class OneRun:
         return max(part.best.epsilon for part in self.parts) > self.claimed
 
 
-@dataclass(frozen=True)
-class ImageCanaries:
-    """Mislabelled training images.
-
-    Attributes:
-        rows: Of the training set, shape (m,).
-        labels: Wrong ones, shape (m,).
-        is_in: Fair coins, shape (m,).
-        kept: Rows of the training set that are no canaries.
-    """
-
-    rows: NDArray[np.int64]
-    labels: Tensor
-    is_in: NDArray[np.bool_]
-    kept: NDArray[np.int64]
-
-    def samples(self, materials: Materials) -> Samples:
-        """Return the ordinary part of the training set: what is kept, and canaries that are in."""
-        rows = np.concatenate([self.kept, self.rows[self.is_in]])
-        _, true = materials.images(list(self.kept))
-        labels = torch.cat([true, self.labels[torch.from_numpy(self.is_in)]])
-
-        def read(positions: Tensor) -> tuple[Tensor, Tensor]:
-            images, _ = materials.images(rows[positions.numpy()])
-            return image_records(images), labels[positions]
-
-        return Samples(len(rows), read)
-
-
-def choose_images(materials: Materials, count: int, rng: np.random.Generator) -> ImageCanaries:
-    """Return `count` random training images with wrong labels and coins."""
-    order = rng.permutation(len(materials.splits.train))
-    rows = np.sort(order[:count])
-    _, true = materials.images(list(rows))
-    classes = len(materials.splits.class_names)
-    shift = torch.from_numpy(rng.integers(1, classes, count))
-    return ImageCanaries(
-        rows, (true + shift) % classes, rng.random(count) < 0.5, np.sort(order[count:])
-    )
-
-
 def audit_run(
     subject: Subject,
     materials: Materials,
@@ -169,10 +123,10 @@ def audit_run(
         error: Chance that any of the lower bounds fails; each part has half.
         seed: For simulations by which the number of guesses is chosen.
     """
-    before = _losses(subject, materials, images)
+    before = losses_of(subject, materials, images)
     look = Look(delta, error / 4)
     ratio, signed, _ = watch(subject, images.samples(materials), is_in, look, seed)
-    after = _losses(subject, materials, images)
+    after = losses_of(subject, materials, images)
     fall = known(before - after)
     part_error = error / 2
     counts = [max(1, round(share * len(images.rows))) for share in IMAGE_SHARES]
@@ -248,33 +202,3 @@ def _part(
             )
         )
     return GuessPart(name, findings, looks[0][1], is_in)
-
-
-def _losses(subject: Subject, materials: Materials, images: ImageCanaries) -> Scores:
-    """Return the loss of each image canary at its wrong label, nats; the network alone."""
-    found = [np.zeros(0)]
-    for start in range(0, len(images.rows), _BATCH):
-        part = slice(start, start + _BATCH)
-        pixels, _ = materials.images(list(images.rows[part]))
-        losses = cross_entropy(_logits(subject, pixels), images.labels[part], reduction="none")
-        found.append(losses.double().numpy())
-    return np.concatenate(found)
-
-
-def accuracy(subject: Subject, split: Split) -> float:
-    """Return the fraction of a split that the network classifies right."""
-    right = 0
-    for start in range(0, len(split), _BATCH):
-        pixels, labels = split.batch(list(range(start, min(start + _BATCH, len(split)))))
-        right += int((_logits(subject, pixels).argmax(1) == labels).sum())
-    return right / len(split)
-
-
-def _logits(subject: Subject, images: Tensor) -> Tensor:
-    network = subject.model.network
-    device = next(network.parameters()).device
-    network.eval()
-    with torch.no_grad():
-        logits = network(images.to(device)).float().cpu()
-    network.train()
-    return logits

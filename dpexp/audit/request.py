@@ -74,6 +74,8 @@ def problems_of(request: Request) -> list[str]:
         found = "dp=off" if not config.dp else "no noise (eps=inf or noise_multiplier=0)"
         problems.append(f"{found}: no finite epsilon is claimed, so there is nothing to audit; "
                         f"give a finite eps")  # fmt: skip
+    if config.resume is not None:
+        problems.append(f"resume={config.resume}: an audit trains anew; leave it out")
     if config.protocol == "published":
         problems.append(
             "protocol=published: shuffled batches claim no epsilon that an audit could hold; use "

@@ -18,9 +18,30 @@ from torch.nn.functional import cross_entropy
 from dpexp.audit.canaries import HUGE, image_records
 from dpexp.audit.subject import Materials, Subject
 
-_OWN = (1.0, 0.0, 10.0)
-_OTHERS = (1.0, 0.0, 0.1, 10.0, 100.0)
+_OWN = (1.0, 0.01, 0.0, 10.0)
+_EARLIER = (1.0, 0.0, 10.0)
+_LATER = (1.0, 10.0, 100.0, 0.1)
 _IMAGE = (1.0, 0.0, 100.0)
+_ENOUGH = 0.99  # of the gradient
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What parameters are multiplied by.
+
+    Attributes:
+        own: The one parameter.
+        earlier: Those before it, in the model's order. At zero, with an image of zero, nothing
+            before a layer's bias has a gradient, nor the layer's weight.
+        later: Those after it.
+    """
+
+    own: float
+    earlier: float
+    later: float
+
+
+CANDIDATES = [Factors(*each) for each in itertools.product(_OWN, _EARLIER, _LATER)]
 
 
 @dataclass(frozen=True)
@@ -29,8 +50,7 @@ class Target:
 
     Attributes:
         name: Of the parameter.
-        own: What its values are multiplied by.
-        others: What those of all other parameters are multiplied by.
+        factors: What the weights are multiplied by.
         record: Shape (1, 3 + pixels).
         label: Shape (1,).
         gradient: Its gradient over its norm, one tensor a parameter of the network.
@@ -39,8 +59,7 @@ class Target:
     """
 
     name: str
-    own: float
-    others: float
+    factors: Factors
     record: Tensor
     label: Tensor
     gradient: dict[str, Tensor]
@@ -67,24 +86,28 @@ def find_target(subject: Subject, materials: Materials, name: str, row: int) -> 
     """
     image, _ = materials.images([row])
     best: Target | None = None
-    for own, others in itertools.product(_OWN, _OTHERS):
-        with weights(subject, name, own, others):
+    for factors in CANDIDATES:
+        with weights(subject, name, factors):
             for factor in _IMAGE:
-                found = _candidate(subject, name, own, others, factor * image)
+                found = _candidate(subject, name, factors, factor * image)
                 if found and (best is None or found.share > best.share):
                     best = found
+        if best and best.share > _ENOUGH:
+            break
     return best
 
 
 @contextmanager
-def weights(subject: Subject, name: str, own: float, others: float) -> Iterator[None]:
-    """Multiply one parameter by `own` and the other trainable ones by `others`, for the block."""
+def weights(subject: Subject, name: str, factors: Factors) -> Iterator[None]:
+    """Multiply the trainable parameters of the network, for the block."""
     params = parameters_of(subject)
     old = {n: p.detach().clone() for n, p in params.items()}
     try:
         with torch.no_grad():
+            factor = factors.earlier
             for n, p in params.items():
-                p.mul_(own if n == name else others)
+                p.mul_(factors.own if n == name else factor)
+                factor = factors.later if n == name else factor
         yield
     finally:
         with torch.no_grad():
@@ -92,9 +115,7 @@ def weights(subject: Subject, name: str, own: float, others: float) -> Iterator[
                 p.copy_(old[n])
 
 
-def _candidate(
-    subject: Subject, name: str, own: float, others: float, image: Tensor
-) -> Target | None:
+def _candidate(subject: Subject, name: str, factors: Factors, image: Tensor) -> Target | None:
     """Return an image with the label that the network finds least likely, its loss made huge."""
     record = image_records(image, HUGE)
     params = parameters_of(subject)
@@ -116,4 +137,4 @@ def _candidate(
     direction = {n: g / norm for n, g in flat.items()}
     if share == 0:
         return None
-    return Target(name, own, others, record, label.cpu(), direction, norm, share)
+    return Target(name, factors, record, label.cpu(), direction, norm, share)

@@ -59,7 +59,7 @@ def chosen_tensors(names: list[str]) -> list[str]:
 
 
 def _tensor(subject: Subject, target: Target, is_in: NDArray[np.bool_]) -> Attack:
-    with weights(subject, target.name, target.own, target.others):
+    with weights(subject, target.name, target.factors):
         scores = _along(subject, target.gradient, target.record, target.label, is_in)
     middle = subject.mechanism.clip_norm * subject.share / 2
     return Attack(f"gradient in {target.name} ({target.share:.0%})", scores, is_in, middle)

@@ -21,6 +21,8 @@ WRONG = {
     "ordinary training": (["dp=off"], ["dp=off", "no finite epsilon"]),
     "no noise": (["eps=inf"], ["no noise", "give a finite eps"]),
     "shuffled": (["protocol=published"], ["protocol=published", "use protocol=valid"]),
+    "other sampler": (["sampling=balls_and_bins"], ["sampling=balls_and_bins", "sampling=poisson"]),
+    "resumed": (["resume=x"], ["resume=x", "an audit trains anew"]),
     "key of a run": (["clipping.norm=-1"], ["clipping.norm=-1", "above 0"]),
     "all images": (["audit.images=1438"], ["audit.images=1438", "1438 images", "give fewer"]),
 }  # fmt: skip

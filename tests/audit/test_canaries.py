@@ -12,7 +12,8 @@ from dpexp.audit.audit import perform
 from dpexp.audit.canaries import HUGE, canary_records, image_records
 from dpexp.audit.gradient import coins, training_samples
 from dpexp.audit.guesses import Guesses, epsilon_of_guesses
-from dpexp.audit.one_run import choose_images, refuting_count
+from dpexp.audit.mislabelled import choose_images
+from dpexp.audit.one_run import refuting_count
 from dpexp.audit.subject import Subject
 from dpexp.audit.subsampled import Family
 from dpexp.audit.targets import find_target, parameters_of, weights
@@ -74,13 +75,23 @@ def test_a_target_lies_in_its_parameter_and_has_autograds_gradient(small):
     for name in parameters_of(subject):
         target = find_target(subject, materials, name, row=0)
         assert target.share > 0.9
-        with weights(subject, name, target.own, target.others):
+        with weights(subject, name, target.factors):
             subject.step(target.record, target.label, 1, is_frozen=True)
         # One sample, clipped to R = 1, and hardly any noise: the sum is its direction.
         for each, param in parameters_of(subject).items():
             found = subject.noisy_sum(param)
             assert_close(found, target.gradient[each], rtol=1e-3, atol=1e-4)
     assert all(map(torch.equal, before, subject.model.parameters()))
+
+
+def test_biases_of_hidden_layers_can_be_set_apart_too(small):
+    _, materials, _ = small("model=cifar_cnn", "dataset=fake")
+    subject = subject_of(materials)
+    shares = [
+        find_target(subject, materials, name, row=0).share
+        for name in ("conv1b.bias", "conv2a.bias", "conv3b.bias")
+    ]
+    assert min(shares) > 0.8
 
 
 def test_many_tensors_are_spread_over_and_few_all_taken():
