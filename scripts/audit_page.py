@@ -71,7 +71,10 @@ def page(documents: list[Document], bugs: Document | None) -> str:
         "",
         "Thousands of canaries, each with a gradient of norm R in a coordinate of its own, are in "
         "a run or not by fair coins. They go through the engine, the sampler, the training step "
-        "and the optimizer's hook beside the real images; the attacker sees the noisy sums.",
+        "and the optimizer's hook beside the real images; the attacker sees the noisy sums. The "
+        "bound takes q and K as claimed and noise that is independent from one coordinate to the "
+        "next, and asks how large sigma can be at most, given how often the attacker erred "
+        "(Clopper-Pearson limits, shared among all attacks).",
         "",
         *gradient_table(documents),
         "",
@@ -193,26 +196,26 @@ def bug_lines(bugs: Document) -> list[str]:
         "",
         f"The audit in one run does not show: {', '.join(missed) or 'none'}. Its canaries with "
         f"coordinates put nothing into the network's own layers, the drawn count is one number a "
-        f"step that tells of no single canary, and its bound is about half of the truth, so that "
-        f"a small factor stays below the claim.",
-        "",
-        f"Command: `{bugs['provenance']['command']}`.",
+        f"step that tells of no single canary, and its bound is far below the truth, so that a "
+        f"small factor stays below the claim.",
         "",
     ]
 
 
 def provenance(documents: list[Document], bugs: Document | None) -> list[str]:
     """Return the command and versions of each file."""
+    made_by = [(f"{number}", each, each["verdict"]) for number, each in enumerate(documents)]
+    made_by += [("planted faults", bugs, f"{len(bugs['rows'])} audits")] if bugs else []
     lines = []
-    for number, document in enumerate(documents):
+    for name, document, outcome in made_by:
         made = document["provenance"]
         git, packages = made["git"] or {}, made["packages"]
         commit = str(git.get("commit", "unknown"))[:12]
         dirty = " with changes" if git.get("dirty") else ""
         lines.append(
-            f"* {number}: `{made['command']}`, dpexp at {commit}{dirty}, torch "
+            f"* {name}: `{made['command']}`, dpexp at {commit}{dirty}, torch "
             f"{packages.get('torch')}, dp-accounting {packages.get('dp-accounting')}, Python "
-            f"{made['python']}, {made['cpu']}: {document['verdict']}"
+            f"{made['python']}, {made['cpu']}: {outcome}"
         )
     return lines
 
