@@ -2,7 +2,7 @@
 
 If a parameter were missing from the norm, a sample whose gradient lies there would hardly be
 clipped at all. An attacker may choose the weights, for the guarantee holds at any, and the sample:
-the search multiplies the parameter, all others and the image by a few powers of ten.
+the search multiplies the parameter, those before and after it, and the image by powers of ten.
 """
 
 import itertools
@@ -23,6 +23,7 @@ _EARLIER = (1.0, 0.0, 10.0)
 _LATER = (1.0, 10.0, 100.0, 0.1)
 _IMAGE = (1.0, 0.0, 100.0)
 _ENOUGH = 0.99  # of the gradient
+_LARGEST = 1e15  # norm whose square is far from the largest float32
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def find_target(subject: Subject, materials: Materials, name: str, row: int) -> 
         row: Of the training image that is multiplied.
 
     Returns:
-        None if no candidate has a finite gradient above zero in the parameter.
+        None if no candidate has a gradient above zero in the parameter, and none too large.
     """
     image, _ = materials.images([row])
     best: Target | None = None
@@ -131,7 +132,7 @@ def _candidate(subject: Subject, name: str, factors: Factors, image: Tensor) -> 
     }
     flat = {n: g.detach().flatten().to("cpu", torch.float64) for n, g in grads.items()}
     norm = math.sqrt(sum(float(g.square().sum()) for g in flat.values()))
-    if not 0 < norm < math.inf:
+    if not 0 < norm < _LARGEST:
         return None
     share = float(flat[name].norm()) / norm
     direction = {n: g / norm for n, g in flat.items()}
