@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dpexp.audit import gradient, one_run, report
@@ -16,6 +17,7 @@ from dpexp.audit.mislabelled import choose_images
 from dpexp.audit.one_run import OneRun
 from dpexp.audit.request import Request, check_request
 from dpexp.audit.subject import Materials, Subject, load_materials
+from dpexp.config import size_problems
 from dpexp.errors import ConfigError
 from dpexp.record.config_hash import config_hash
 from dpexp.record.provenance import describe_provenance
@@ -101,10 +103,8 @@ def perform(request: Request, materials: Materials, say: Say) -> Audit:
 
 
 def _one_run(request: Request, materials: Materials, error: float) -> OneRun:
-    import numpy as np
-
-    config, num_train = request.config, len(materials.splits.train)
-    expected = num_train - request.images + request.images // 2
+    config = request.config
+    expected = _expected(request, len(materials.splits.train))
     deal = make_deal(config, expected, config.clipping.norm)
     assert deal.mechanism is not None
     canaries = min(request.canaries, max(1000, round(_MOST_PAID / deal.delta)))
@@ -130,11 +130,25 @@ def _one_run(request: Request, materials: Materials, error: float) -> OneRun:
     )
 
 
+def _expected(request: Request, num_train: int) -> int:
+    """Return N of the audited run: the images that are no canaries, and half of those that are."""
+    return num_train - request.images + request.images // 2
+
+
 def _check_images(request: Request, num_train: int) -> None:
-    if request.has_one_run and request.images >= num_train:
+    """Check that the audited run can be made, before anything long is computed."""
+    if not request.has_one_run:
+        return
+    if request.images >= num_train:
         raise ConfigError(
             f"audit.images={request.images}: the training set has {num_train} images, and some "
             f"must be left to train on; give fewer"
+        )
+    expected = _expected(request, num_train)
+    if problems := size_problems(request.config, expected):
+        raise ConfigError(
+            f"{problems[0]} (of the {num_train} training images audit.images={request.images} are "
+            f"canaries, of which half are in: give fewer, or audit.kind=gradient)"
         )
 
 

@@ -24,6 +24,7 @@ WRONG = {
     "other sampler": (["sampling=balls_and_bins"], ["sampling=balls_and_bins", "sampling=poisson"]),
     "resumed": (["resume=x"], ["resume=x", "an audit trains anew"]),
     "key of a run": (["clipping.norm=-1"], ["clipping.norm=-1", "above 0"]),
+    "batch of all": (["batch=1438"], ["batch=1438", "N = 938", "audit.kind=gradient"]),
     "all images": (["audit.images=1438"], ["audit.images=1438", "1438 images", "give fewer"]),
 }  # fmt: skip
 
