@@ -1,4 +1,4 @@
-"""Which samples a step sees. Every draw follows from (seed, purpose, step) and from nothing else.
+"""Which samples a step sees. Without secure randomness a draw follows from (seed, purpose, step).
 
 So any step can be drawn alone: resuming needs no stored state, and the size of micro-batches
 changes no draw. Steps count from 0.

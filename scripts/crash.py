@@ -29,6 +29,7 @@ import torch
 from dpexp.accounting.ledger_file import read_entries
 from dpexp.cli.main import main as dpexp_main
 from dpexp.clipping.noise import SecureNoise, StepNoise
+from dpexp.record.metrics_log import read_metrics
 from dpexp.record.provenance import describe_provenance
 from dpexp.record.strict_json import read_json, write_json, write_text
 from dpexp.train import fit
@@ -48,9 +49,10 @@ class Tally:
         runs: Runs taken to their end.
         kills: SIGKILLs that met a living process.
         resumes: Processes started on a folder that a kill had left.
-        moments: How many kills came before the first step, between two, amid a checkpoint.
+        moments: How many kills came before the first step, among the steps, amid a file.
         steps_taken: Steps that the processes of each run took, repeated ones counted again.
         mismatches: Sentences, one a broken rule.
+        ledger_share: Time of writing the ledger over that of the steps, in the undisturbed run.
         steps: Steps that each run ended with.
         epsilons: Epsilon that each run ended with.
         attempts: Streams of randomness that each run used.
@@ -63,6 +65,7 @@ class Tally:
     moments: dict[str, int] = field(default_factory=dict)
     steps_taken: list[int] = field(default_factory=list)
     mismatches: list[str] = field(default_factory=list)
+    ledger_share: float = 0.0
     steps: list[int] = field(default_factory=list)
     epsilons: list[float] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
@@ -108,7 +111,8 @@ def _watch_steps(path: Path) -> None:
         batch = _digest(*(tensor for piece in pieces for tensor in piece))
 
         def write(*_: Any) -> None:
-            line = json.dumps({"noise": noise[0], "weights": weights, "batch": batch})
+            drawn = hashlib.sha256("".join(noise).encode()).hexdigest()[:16]
+            line = json.dumps({"noise": drawn, "weights": weights, "batch": batch})
             os.write(handle, line.encode() + b"\n")
 
         # After the engine's own hook, which draws the noise, and before the update.
@@ -169,11 +173,12 @@ def torture(
             break
         tally.resumes += folder is not None
         folder = folder or _made(output, process)
+        before = _unfinished(folder)
         if not killed(process, chance.uniform(0, SHARE * seconds)):
             break  # it ended before the blow
         met += 1
         tally.kills += 1
-        moment = _moment(folder)
+        moment = _moment(folder, before)
         tally.moments[moment] = tally.moments.get(moment, 0) + 1
     tally.runs += 1
     return next(iter((output / "runs").glob("*/status.json"))).parent, watch
@@ -192,9 +197,19 @@ def _made(output: Path, process: int) -> Path:
     return made[0].parent
 
 
-def _moment(folder: Path) -> str:
-    """Return what a killed process was doing, as its folder shows it."""
-    if list(folder.glob("**/.*.partial")) or list(folder.glob("**/.*.json.*")):
+def _unfinished(folder: Path) -> set[Path]:
+    """Return what was left of files that were being written."""
+    return {*folder.glob("**/.*.partial"), *folder.glob("**/.*.json.*")}
+
+
+def _moment(folder: Path, before: set[Path]) -> str:
+    """Return what a killed process was doing, as its folder shows it.
+
+    Args:
+        folder: Of the run.
+        before: What earlier kills had left unfinished.
+    """
+    if _unfinished(folder) - before:
         return "writing a file"
     return "among its steps" if (folder / "metrics.jsonl").exists() else "before its first step"
 
@@ -275,6 +290,8 @@ def campaign(kind: str, kills: int, root: Path, chance: random.Random) -> Tally:
     words = [*WORDS, *(["noise.secure=true"] if kind == "secure" else [])]
     whole, seconds = _undisturbed(root / kind / "whole", words)
     budget = read_json(whole / "privacy.json")["epsilon"]
+    stepping = sum(row["time/step_seconds"] for row in read_metrics(whole / "metrics.jsonl"))
+    tally.ledger_share = read_json(whole / "summary.json")["time/ledger_seconds"] / stepping
     while tally.resumes < kills and tally.runs < 2 * kills:
         output = root / kind / f"run-{tally.runs}"
         wanted = min(KILLS_A_RUN, kills - tally.resumes)
@@ -330,6 +347,9 @@ def page(tallies: Sequence[Tally], command: str) -> str:
         "that a secure run takes again are other releases and are charged again, so it ends "
         "earlier, at the same epsilon.", "",
         "When the kills came:", "", *moments, "",
+        "Writing the ledger of the undisturbed runs took "
+        + " and ".join(f"{t.ledger_share:.2%}" for t in tallies)
+        + " of the time of their steps.", "",
         f"Made by `{command}`; `rows.json` beside it says where and from which commit.", "",
     ])  # fmt: skip
 
@@ -354,7 +374,7 @@ def main() -> int:
             for i, kind in enumerate(("seeded", "secure"))
         ]
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    command = ["python", "scripts/crash.py", "results/crash", *arguments.words]
+    command = ["python", "scripts/crash.py", str(arguments.folder), *arguments.words]
     rows = {"rows": [asdict(tally) for tally in tallies], **describe_provenance(command)}
     write_json(arguments.folder / "rows.json", rows)
     write_text(arguments.folder / "README.md", page(tallies, " ".join(command)))

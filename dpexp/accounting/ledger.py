@@ -2,8 +2,9 @@
 
 One JSON object a line, appended and never changed; each carries a digest over itself and all lines
 before it. A run that is killed at any moment has taken no step that is not in its ledger, so the
-epsilon computed from the ledger is an upper bound whatever happened. Steps are charged in blocks,
-so that writing costs under a hundredth of the time of training.
+epsilon computed from the ledger is an upper bound whatever happened. Steps are charged in blocks
+that end with a checkpoint at the latest, long enough that writing them takes `SHARE` of the time of
+training where the disk answers as fast as it did last.
 
 The digests find damage and hand edits, not forgery: there is no secret in them.
 """

@@ -1,7 +1,7 @@
 """How each sampler is accounted for: one entry a sampler, read from the mechanism itself.
 
-No function here or in `sampling` takes a sampler and an accountant apart, so a run cannot be drawn
-by one and accounted by the other.
+A run draws by `sampling.draw` and is accounted here, both from its one mechanism, so it cannot be
+drawn by one sampler and accounted as another.
 """
 
 import math

@@ -1,7 +1,7 @@
 """A digest of training data, so that a run cannot go on with other data than it began with.
 
-It is computed from every image outside the mechanism: whoever knows all samples but one can tell
-by it what the last one is. So it belongs with `unsafe/`, and is not for release.
+It is computed from the images outside the mechanism: whoever knows all samples but one can test a
+guess of the last one by it. So it belongs with `unsafe/`, and is not for release.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ SAMPLED = 64  # images read where they are made up as they are asked for
 
 
 def fingerprint(split: Split) -> str:
-    """Return 32 hexadecimal digits that are equal for equal labels and images, in equal order.
+    """Return 32 hexadecimal digits that differ where labels, images or their order do.
 
-    Images in files of their own count by name and size, for reading a million of them takes
-    longer than training begins to be worth.
+    What it does not read it does not notice: images in files of their own count by name and size,
+    for reading a million of them would take hours, and made-up ones by the first of them.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(split.labels.numpy().tobytes())

@@ -86,7 +86,7 @@ def _privacy_lines(job: Job) -> list[str]:
             f"{noise}",
             f"          epsilon <= {bounds.epsilon:.4g} had the batches been Poisson draws",
             f"          epsilon <= {epsilon:.4g} for the shuffled batches of this run, without "
-            f"amplification; neighbours {deal.adjacency}",
+            f"amplification; neighbors {deal.adjacency}",
         ]
     else:
         kind = _SAMPLER_WORDS[mechanism.sampler]

@@ -101,9 +101,9 @@ def fit(
 ) -> Outcome:
     """Take the steps from `first_step` to K, each charged before it is taken, and evaluate.
 
-    Everything random in a step follows from (seed, purpose, step), so a run that was stopped and
-    goes on is the run that was not stopped. Where steps had to be charged twice, the budget may
-    end the run before step K.
+    Without secure noise everything random in a step follows from (seed, attempt, purpose, step), so
+    a run that was stopped and goes on is the run that was not stopped. Where steps had to be
+    charged twice, the budget may end the run before step K.
     """
     num_steps = job.deal.num_steps
     every = job.config.evaluate_every or max(2, math.ceil(num_steps / 10))

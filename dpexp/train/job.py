@@ -88,7 +88,7 @@ class Job:
         return autocast_of(self.config.precision, self.device)
 
     def seed_noise(self, step: int) -> None:
-        """Make the noise of a step follow from (seed, step) alone; without effect when secure."""
+        """Make the noise of a step follow from seed, attempt and step; not when it is secure."""
         if isinstance(self.noise, StepNoise):
             self.noise.start(derive_seed(self.seed, "noise", step))
 

@@ -99,7 +99,7 @@ def _train(job: Job, folder: RunFolder, account: Account, *, first_step: int) ->
             folder.log(line)
         say(f"folder    {folder.path}")
         folder.set_status("running", step=first_step, steps=job.deal.num_steps)
-        folder.write_document("privacy.json", running_document(job.config, account))
+        folder.write_document("privacy.json", running_document(job.config, account, first_step))
         with _mirror(job, folder) as mirror:
             with progress_bar(first_step) as progress:
                 outcome = fit(

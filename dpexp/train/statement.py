@@ -1,10 +1,10 @@
 """The privacy statement of a run: what was done to the data, and what may be said about it."""
 
-from importlib.metadata import version
+from dataclasses import asdict
 from typing import Any
 
-from dpexp.accounting import shuffled
 from dpexp.config import TrainConfig
+from dpexp.record.provenance import package_versions
 from dpexp.train.account import Account
 from dpexp.train.deal import Deal
 
@@ -15,6 +15,13 @@ NOT_COVERED = (
     "the digest of the training data in ledger.jsonl, for that reason not for release",
     "other samples about the same person",
 )
+
+ACCOUNTANTS = {
+    "prv": "prv-accountant, upper bound",
+    "pld": "dp-accounting, pessimistic",
+    "rdp": "dp-accounting, upper bound",
+    "gdp": "central limit: an approximation, not a bound",
+}
 
 
 def privacy_document(config: TrainConfig, account: Account, steps_done: int) -> dict[str, Any]:
@@ -29,23 +36,24 @@ def privacy_document(config: TrainConfig, account: Account, steps_done: int) -> 
     }
 
 
-def running_document(config: TrainConfig, account: Account) -> dict[str, Any]:
+def running_document(config: TrainConfig, account: Account, first_step: int) -> dict[str, Any]:
     """Return the statement of a run that goes on: of all that it may yet do.
 
-    It stays if the run is killed, and then bounds what was done.
+    It stays if the run is killed, and then bounds what was done; `steps_done` are those that the
+    process began with.
     """
     deal = account.deal
     return {
         **_numbers(config, deal, deal.epsilon_after(deal.num_steps)),
         "covers": "all steps that the run may take: it has not stopped by itself",
-        "steps_done": None,
+        "steps_done": first_step,
         "steps_charged": deal.num_steps,
         "attempts": account.attempt + 1,
     }
 
 
 def _numbers(config: TrainConfig, deal: Deal, epsilon: float) -> dict[str, Any]:
-    mechanism, bounds = deal.mechanism, deal.bounds
+    mechanism, bounds, versions = deal.mechanism, deal.bounds, package_versions()
     document: dict[str, Any] = {
         "statement": _sentence(deal, epsilon),
         "guarantee": deal.guarantee,
@@ -67,32 +75,17 @@ def _numbers(config: TrainConfig, deal: Deal, epsilon: float) -> dict[str, Any]:
         "adjacency": deal.adjacency,
         "unit": "one training sample",
         "accountant": deal.accountant,
-        "accountants": {
-            "prv": f"prv-accountant {version('prv-accountant')}, upper bound",
-            "pld": f"dp-accounting {version('dp-accounting')}, pessimistic",
-            "rdp": f"dp-accounting {version('dp-accounting')}",
-            "gdp": "central limit: an approximation, not a bound",
-        },
+        "versions": {name: versions[name] for name in ("dpexp", "dp-accounting", "prv-accountant")},
+        "accountants": ACCOUNTANTS,
         "not_covered": list(NOT_COVERED),
     }
     if bounds is not None:
-        document["whole_run_if_poisson"] = {
-            "epsilon": bounds.epsilon,
-            "source": bounds.source,
-            "prv": bounds.prv,
-            "pld": bounds.pld,
-            "rdp": bounds.rdp,
-            "gdp": bounds.gdp,
-            "notes": list(bounds.notes),
-        }
-    if config.protocol == "published" and mechanism and bounds and mechanism.noise_multiplier:
-        epochs = shuffled.epochs_started(deal.num_steps, deal.sampling_rate)
+        document["whole_run_if_poisson"] = asdict(bounds)
+    if config.protocol == "published" and bounds and deal.spent:
         document["published"] = {
             "epsilon_as_published": bounds.gdp,
             "epsilon_if_poisson": bounds.epsilon,
-            "epsilon_shuffled_without_amplification": shuffled.epsilon(
-                mechanism.noise_multiplier, epochs, deal.delta
-            ),
+            "epsilon_shuffled_without_amplification": deal.epsilon_after(deal.num_steps),
         }
     return document
 
