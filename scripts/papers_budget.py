@@ -62,12 +62,12 @@ def page(checked: Sequence[Checked], made_by: dict[str, Any]) -> str:
         lines += [f"## {title}", "", *table(checked, paper), ""]
     lines += [
         "Published: as the paper or its code states it, by the central limit of Gaussian "
-        "differential privacy, an approximation and no guarantee. Noise: the multiplier as stated, or (~) that whose "
-        "central-limit epsilon is the published one. PRV, PLD: sound upper bounds, had every batch "
-        "been a Poisson sample; RDP: likewise, looser; neighbors add or remove one sample. "
-        "Shuffled: sound for batches cut from shuffled data, without amplification, which no tight "
-        "bound is known of; neighbors replace a sample by an empty one. Sampling: how the public "
-        "code draws batches, where it is known.",
+        "differential privacy, an approximation and no guarantee. Noise: the multiplier as "
+        "stated, or (~) that whose central-limit epsilon is the published one. PRV, PLD: sound "
+        "upper bounds, had every batch been a Poisson sample; RDP: likewise, looser; neighbors "
+        "add or remove one sample. Shuffled: sound for batches cut from shuffled data, without "
+        "amplification, which no tight bound is known of; neighbors replace a sample by an "
+        "empty one. Sampling: how the public code draws batches, where it is known.",
         "",
         f"Made by `scripts/papers_budget.py` at {commit}, dp-accounting "
         f"{packages['dp-accounting']}, prv-accountant {packages['prv-accountant']}; the numbers "
@@ -89,9 +89,9 @@ def findings(checked: Sequence[Checked]) -> list[str]:
     shuffled = sorted(c.shuffled for c in beit)
     return [
         f"* Of {len(checked)} settings of the papers and of their code, {stated} stated in full "
-        f"and the rest with assumptions that are marked, {proved} have a published epsilon below the "
-        f"true one even if batches are Poisson samples, as both papers' accountant takes them to "
-        f"be: it lies below the lower end of PRV's interval. The sound bound is {least:.2f} to "
+        f"and the rest with assumptions that are marked, {proved} have a published epsilon below "
+        f"the true one even if batches are Poisson samples, as both papers' accountant takes them "
+        f"to be: it lies below the lower end of PRV's interval. The sound bound is {least:.2f} to "
         f"{factor:.1f} times as large.",
         f"* SNLI with BERT: {snli.setting.eps:g} is published for noise multiplier "
         f"{snli.noise_multiplier:g}; it is {snli.poisson.epsilon:.2f} by PRV, and RDP bounds it by "

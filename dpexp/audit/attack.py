@@ -37,7 +37,8 @@ class Finding:
         name: Of the attack.
         rates: How often it erred, with upper limits.
         epsilon: Lower bound, for a mechanism that is as claimed in all but its noise.
-        epsilon_any: Lower bound for any mechanism.
+        epsilon_any: Lower bound for any mechanism in which canaries of one run fare independently
+            of each other, as they do in the one claimed.
         error: Chance that the two fail; they rest on one pair of limits.
     """
 

@@ -1,7 +1,10 @@
 """From how often an attacker errs to a lower bound on epsilon, with confidence.
 
 An attacker says of each canary whether it was in. With chance 1 - error both true error rates lie
-below their Clopper-Pearson limits; whatever privacy those limits rule out is ruled out.
+below their Clopper-Pearson limits; whatever privacy those limits rule out is ruled out. The limits
+are for independent trials: canaries of one run are independent in the mechanism claimed, where each
+has a coordinate of its own; a faulty one may tie them together, and is then not bounded by this but
+often still found by it. Runs of their own are independent whatever the mechanism.
 
 Sources: Clopper & Pearson 1934 (limits); Kairouz, Oh & Viswanath 2015, arXiv:1311.0776 (the region
 of error rates that (epsilon, delta) allows); Dong, Roth & Su 2019, arXiv:1905.02383 (mu-Gaussian
@@ -80,7 +83,7 @@ def error_rates(scores: Scores, is_in: NDArray[np.bool_], threshold: float, erro
 
 
 def epsilon_any(rates: ErrorRates, delta: float) -> float:
-    """Return the smallest epsilon that allows such rates, whatever the mechanism.
+    """Return the smallest epsilon that allows such rates of independent trials.
 
     (epsilon, delta) asks FPR e^epsilon + FNR >= 1 - delta, and the same with the two exchanged.
     """

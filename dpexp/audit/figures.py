@@ -1,6 +1,5 @@
 """The pictures of an audit: what the attacker saw, and what it proves."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from dpexp.audit.gradient import EVERY_STEP, ONE_SAMPLE, SUBSAMPLED
 from dpexp.audit.one_run import GuessPart, OneRun
 from dpexp.audit.subsampled import Family, deltas_of
 from dpexp.audit.watch import rehearsed
+from dpexp.metrics.png import new_figure, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,17 +27,17 @@ _TITLES = {EVERY_STEP: "Every step sees every sample", SUBSAMPLED: "Subsampled: 
 
 def save_gradient_figure(parts: Sequence[Part], path: Path, *, title: str) -> Path:
     """Write the figure of the gradient audit as a PNG, in one move, and return its path."""
-    return _save(draw_gradient(parts, title), path)
+    return save_png(draw_gradient(parts, title), path, dpi=100)
 
 
 def save_one_run_figure(run: OneRun, path: Path, *, title: str, delta: float) -> Path:
     """Write the figure of the audit in one run as a PNG, in one move, and return its path."""
-    return _save(draw_one_run(run, title, delta), path)
+    return save_png(draw_one_run(run, title, delta), path, dpi=100)
 
 
 def draw_gradient(parts: Sequence[Part], title: str) -> "Figure":
     """Return scores of canaries in and out beside the claim, and every attack's lower bound."""
-    figure = _figure(16, 5.6)
+    figure = new_figure(16, 5.6)
     watched = [part for part in parts if part.name != ONE_SAMPLE]
     panels = figure.subplots(1, len(watched) + 1, width_ratios=[1.0] * len(watched) + [1.0])
     for axes, part in zip(panels, watched, strict=False):
@@ -51,7 +51,7 @@ def draw_gradient(parts: Sequence[Part], title: str) -> "Figure":
 
 def draw_one_run(run: OneRun, title: str, delta: float) -> "Figure":
     """Return scores and rates of both kinds of canary, and what the guesses prove."""
-    figure = _figure(15, 5.4)
+    figure = new_figure(15, 5.4)
     images, rates, bounds = figure.subplots(1, 3, width_ratios=(1.0, 1.0, 1.1))
     _draw_losses(images, run.parts[0])
     _draw_rates(rates, run, delta)
@@ -199,15 +199,6 @@ def _curve(scores: Scores, is_in: Any) -> tuple[Scores, Scores]:
     return np.cumsum(~hits) / max(1, (~is_in).sum()), np.cumsum(hits) / max(1, is_in.sum())
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _suptitle(figure: "Figure", text: str) -> None:
     figure.suptitle(text, fontsize=15, fontweight="bold", color=INK)
 
@@ -223,13 +214,3 @@ def _tidy(axes: "Axes") -> None:
     axes.xaxis.label.set(fontsize=11.5, color=INK)
     axes.yaxis.label.set(fontsize=11.5, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: "Figure", path: Path) -> Path:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(unfinished, format="png", dpi=100, metadata={"Software": None})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path

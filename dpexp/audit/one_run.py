@@ -36,8 +36,9 @@ class GuessFinding:
     Attributes:
         score: What they go by.
         guesses: How many, and how many were right.
-        accuracy_low: Lower end of the interval of their accuracy (Clopper & Pearson).
-        accuracy_high: Upper end; both together at chance 1 - error.
+        accuracy_low: Lower end of the interval of their accuracy (Clopper & Pearson), at 1 - error
+            if guesses were independent; it is shown, and nothing rests on it.
+        accuracy_high: Upper end.
         epsilon: Lower bound for any mechanism, Theorem 5.2.
         claim_chance: Upper bound on the chance of so many right guesses under the claim.
         error: Chance that the lower bound fails.

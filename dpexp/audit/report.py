@@ -145,7 +145,7 @@ def _part_document(part: Part) -> dict[str, Any]:
                 "threshold": attack.threshold,
                 **asdict(finding.rates),
                 "epsilon_lower": finding.epsilon,
-                "epsilon_lower_any_mechanism": finding.epsilon_any,
+                "epsilon_lower_by_rates": finding.epsilon_any,
                 "confidence": 1 - finding.error,
             }
             for finding, attack in zip(part.findings, part.attacks, strict=True)

@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 
 from dpexp.audit.canaries import HUGE, CanaryNetwork
 from dpexp.audit.subsampled import Family
-from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.noise import SecureNoise, StepNoise
 from dpexp.clipping.styles import group_bound, group_names
 from dpexp.config import TrainConfig
@@ -19,7 +18,13 @@ from dpexp.errors import ConfigError
 from dpexp.mechanism import Mechanism
 from dpexp.models.build import BuiltModel
 from dpexp.sampling import derive_seed, draw, micro_batches
-from dpexp.train.job import autocast_of, load_model_and_data, pick_device, sensitivity_of
+from dpexp.train.job import (
+    autocast_of,
+    build_engine,
+    load_model_and_data,
+    pick_device,
+    sensitivity_of,
+)
 from dpexp.train.optimization import build_optimizer, lr_factor, set_lr
 from dpexp.train.step import train_step
 
@@ -107,7 +112,9 @@ class Subject:
         self.optimizer = self._optimizer()
         self.trials_done = 0
         self._noise = SecureNoise() if config.noise.secure else StepNoise(config.seed)
-        self._engine = self._make_engine()
+        self._engine = build_engine(
+            self.config, self.model, self.optimizer, self.mechanism, self._noise
+        )
         names = [name for name, p in self.model.named_parameters() if p.requires_grad]
         groups = len(group_names(names, config.clipping.style))
         bound = group_bound(self.mechanism.clip_norm, groups, "equal")
@@ -185,18 +192,3 @@ class Subject:
         table = [self.model.table.weight, self.model.blank]
         optimizer.add_param_group({"params": table, "lr": 0.0, "weight_decay": 0.0})
         return optimizer
-
-    def _make_engine(self) -> PrivacyEngine:
-        clipping = self.config.clipping
-        return PrivacyEngine(
-            self.model,
-            self.optimizer,
-            mechanism=self.mechanism,
-            style=clipping.style,
-            function=clipping.function,
-            algorithm=clipping.algorithm,
-            stability=clipping.stability,
-            plan=clipping.plan,
-            workspace_mib=clipping.workspace_mib,
-            generator=self._noise,
-        )

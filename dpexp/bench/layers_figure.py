@@ -1,11 +1,12 @@
 """The figure of `dpexp bench layers`: a panel a layer type, a column a layer, a row a way."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
+
+from dpexp.metrics.png import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,13 +69,7 @@ class Row(Protocol):
 
 def save_figure(rows: Sequence[Row], path: Path, batch: int) -> Path:
     """Write the figure as a PNG, in one move, and return its path."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draw(rows, batch).savefig(unfinished, format="png", dpi=110, metadata={"Software": None})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    return save_png(draw(rows, batch), path, dpi=110)
 
 
 def draw(rows: Sequence[Row], batch: int) -> "Figure":

@@ -6,10 +6,10 @@ samples in each bin, with accuracy and mean confidence of the whole. The two col
 Okabe-Ito palette, which colour-blind readers tell apart; over-confidence is hatched, for print.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpexp.metrics.png import new_figure, save_png
 from dpexp.metrics.reliability import Reliability
 
 if TYPE_CHECKING:
@@ -37,26 +37,15 @@ def save_reliability_diagram(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     figure = draw_reliability_diagram(reliability, title=title, subtitle=subtitle)
-    try:
-        figure.savefig(unfinished, format="png", dpi=200, metadata={"Software": None})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    return save_png(figure, path, dpi=200)
 
 
 def draw_reliability_diagram(
     reliability: Reliability, *, title: str = "", subtitle: str = ""
 ) -> "Figure":
     """Return the reliability diagram as a figure of its own, outside of pyplot's list."""
-    # Late, and without pyplot: importing metrics stays quick, and no backend is chosen for others.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.4, 7.0), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.4, 7.0)
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3.6, 1.0))
     _draw_curve(curve, reliability)
     _draw_histogram(histogram, reliability)

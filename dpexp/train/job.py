@@ -17,6 +17,7 @@ from dpexp.clipping.styles import group_names, total_bound
 from dpexp.config import TrainConfig, claims_epsilon
 from dpexp.data.splits import Split, Splits, load, num_classes
 from dpexp.errors import ConfigError
+from dpexp.mechanism import Mechanism
 from dpexp.memory import keep_freed_memory
 from dpexp.models.build import BuiltModel, build
 from dpexp.sampling import derive_seed
@@ -127,6 +128,8 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
     noise = SecureNoise() if config.noise.secure else StepNoise(config.seed)
     needed, seconds = cost_of_one(model, splits, device)
     chosen = max(1, min(_MOST_SAMPLES, int(_ACTIVATION_BYTES / max(1, needed))))
+    mechanism = deal.mechanism
+    engine = build_engine(config, model, optimizer, mechanism, noise) if mechanism else None
     job = Job(
         config=config,
         built=built,
@@ -134,7 +137,7 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
         deal=deal,
         device=device,
         optimizer=optimizer,
-        engine=_engine(config, model, optimizer, deal, noise),
+        engine=engine,
         noise=noise,
         micro_batch=config.micro_batch or chosen,
         seconds_a_sample=seconds,
@@ -202,20 +205,19 @@ def sensitivity_of(model: nn.Module, config: TrainConfig) -> float:
     return total_bound(config.clipping.norm, len(groups), config.clipping.split)
 
 
-def _engine(
+def build_engine(
     config: TrainConfig,
     model: nn.Module,
     optimizer: Optimizer,
-    deal: Deal,
+    mechanism: Mechanism,
     noise: StepNoise | SecureNoise,
-) -> PrivacyEngine | None:
-    if deal.mechanism is None:
-        return None
+) -> PrivacyEngine:
+    """Return the engine that clips as `config` says, with the noise of the mechanism."""
     clipping = config.clipping
     return PrivacyEngine(
         model,
         optimizer,
-        mechanism=deal.mechanism,
+        mechanism=mechanism,
         style=clipping.style,
         function=clipping.function,
         algorithm=clipping.algorithm,
