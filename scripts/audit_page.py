@@ -204,8 +204,8 @@ def bug_lines(bugs: Document) -> list[str]:
         "",
         f"The audit in one run does not show: {', '.join(missed) or 'none'}. Its canaries with "
         f"coordinates put nothing into the network's own layers, the drawn count is one number a "
-        f"step that tells of no single canary, and its bound is below {in_one_run / claimed:.0%} of "
-        f"the claim where nothing is planted, so that a small factor stays below it, too.",
+        f"step that tells of no single canary, and its bound is {in_one_run / claimed:.0%} of the "
+        f"claim where nothing is planted, so that a small factor stays below it, too.",
         "",
     ]
 
