@@ -102,7 +102,7 @@ def test_one_run_of_the_engine_as_it_is_does_not_pass_the_claim(small, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10, 20))
+@pytest.mark.parametrize("seed", range(10, 14))
 def test_audits_of_many_seeds_never_pass_the_claim_and_come_near_it(small, seed):
     request, materials, _ = small(
         f"seed={seed}", "audit.canaries=30000", "batch=512", "steps=30", "noise_multiplier=2.3"
