@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dpexp.cli.budget import read
+from dpexp.cli.budget import read, run
 from dpexp.cli.main import main
 from dpexp.data.public import KNOWN_SETS
+from dpexp.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 GIVEN = ["noise_multiplier=.7792", "batch=1000", "steps=150", "n=50000"]
@@ -186,3 +187,17 @@ def test_runs_is_in_json_too_and_infinite_without_noise(capsys):
     assert json.loads(capsys.readouterr().out)["search"]["composed"] == "inf"
     assert main(["budget", *SMALL, "json=true"]) == 0
     assert "search" not in json.loads(capsys.readouterr().out)
+
+
+def test_validation_is_held_out_of_n_too(capsys):
+    words = ["noise_multiplier=2", "batch=100", "steps=5", "dataset.validation=0.5"]
+    assert run([*words, "n=2000", "delta=1e-5"]) == 0
+    assert "Poisson sampling of N 1000: batch 100, q 0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("validation", ["-1", "inf", "nan"])
+def test_odd_validation_is_refused(validation):
+    words = ["noise_multiplier=2", "batch=100", "steps=5", f"dataset.validation={validation}"]
+    for size in ("n=2000", "dataset=cifar10"):
+        with pytest.raises(ConfigError, match=r"dataset.validation=.*: must be a fraction below 1"):
+            read([*words, size])

@@ -48,7 +48,9 @@ def test_the_page_says_the_finding_first_and_marks_what_is_assumed(checked):
     page = papers_budget.page(checked, {"git": None, "packages": {"dp-accounting": "1",
                                         "prv-accountant": "2"}})  # fmt: skip
     first = page.splitlines()[2]
-    assert first.startswith(f"* Of {len(SETTINGS)} settings of the papers and of their code, 3 stated")
+    assert first.startswith(
+        f"* Of {len(SETTINGS)} settings of the papers and of their code, 3 stated"
+    )
     assert f"{len(SETTINGS)} have a published epsilon below the true one" in first
     assert "| SNLI, BERT | 32 |" in page
     assert "| CIFAR-10 and CIFAR-100, BEiT [1] | 1000 |" in page

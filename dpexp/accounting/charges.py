@@ -49,14 +49,20 @@ class Charges:
         """Steps charged over all attempts: what epsilon is computed from."""
         return sum(self._cost(attempt) for attempt in self.attempts)
 
-    def begin(self, step: int, arithmetic: str | None) -> "Charges":
+    def begin(self, step: int, arithmetic: str | None, *, is_of_last: bool) -> "Charges":
         """Return the charges of a run that goes on at `step`, with a new attempt if it must be.
 
         Steps that are charged from `step` on may have been taken and seen. They are repeated
         within their attempt only if they come out the same.
+
+        Args:
+            step: The next to be taken.
+            arithmetic: As in `Attempt`, now.
+            is_of_last: Whether the weights are of the last attempt since it has its arithmetic.
         """
         if self.attempts and self.last.first <= step <= self.last.to:
-            is_same = arithmetic is not None and arithmetic == self.last.arithmetic
+            is_known = arithmetic is not None and arithmetic == self.last.arithmetic
+            is_same = is_known and is_of_last
             if step == self.last.to or is_same:
                 return self._with_last(replace(self.last, arithmetic=arithmetic))
         return replace(self, attempts=(*self.attempts, Attempt(step, step, arithmetic)))

@@ -1,8 +1,9 @@
 """The four numbers that every accountant reads, checked in one place."""
 
-import math
-
 from dpexp.errors import AccountingError
+
+LEAST_SIGMA, MOST_SIGMA = 1e-2, 1e6
+MOST_STEPS = 10**7
 
 
 def check_inputs(
@@ -20,10 +21,11 @@ def check_inputs(
         AccountingError: If one is out of range; lists all problems at once.
     """
     problems = [*delta_problems(delta), *step_problems(sampling_rate, num_steps)]
-    if not (math.isfinite(noise_multiplier) and noise_multiplier >= 0):
+    if not (noise_multiplier == 0 or LEAST_SIGMA <= noise_multiplier <= MOST_SIGMA):
         problems.append(
             f"noise_multiplier={noise_multiplier}: sigma is a standard deviation over a "
-            f"sensitivity and must be finite and at least 0"
+            f"sensitivity and must be 0, or from {LEAST_SIGMA:g} to {MOST_SIGMA:g}, where the "
+            f"accountants can tell it from no noise"
         )
     _raise_if_any(problems)
     return float(noise_multiplier), float(sampling_rate), int(num_steps), float(delta)
@@ -62,8 +64,11 @@ def step_problems(sampling_rate: float, num_steps: float) -> list[str]:
             f"sampling_rate={sampling_rate}: q is a probability in (0, 1]; it is expected batch "
             f"size / data set size, not a number of samples"
         )
-    if not (num_steps >= 1 and num_steps == int(num_steps)):
-        problems.append(f"num_steps={num_steps}: must be a whole number, at least 1")
+    if not (1 <= num_steps <= MOST_STEPS and num_steps == int(num_steps)):
+        problems.append(
+            f"num_steps={num_steps}: must be a whole number, at least 1, and at most "
+            f"{MOST_STEPS:g}, beyond which no accountant was tried"
+        )
     return problems
 
 

@@ -2,9 +2,9 @@
 
 One JSON object a line, appended and never changed; each carries a digest over itself and all lines
 before it. A run that is killed at any moment has taken no step that is not in its ledger, so the
-epsilon computed from the ledger is an upper bound whatever happened. Steps are charged in blocks
-that end with a checkpoint at the latest, long enough that writing them takes `SHARE` of the time of
-training where the disk answers as fast as it did last.
+epsilon computed from the ledger is an upper bound whatever happened. Steps are charged in blocks,
+long enough that writing them takes `SHARE` of the time of training where the disk answers as fast
+as it did last, unless the caller asks for shorter ones.
 
 The digests find damage and hand edits, not forgery: there is no secret in them.
 """
@@ -59,7 +59,7 @@ class Ledger:
             self._append({"entry": "terms", "schema": SCHEMA, "terms": dict(terms)})
         _check_terms(path, self._file.entries[0], terms)
         none = Charges(batches_per_epoch=batches_per_epoch)
-        self.budget = none.begin(0, None).charged_to(budget).num_steps
+        self.budget = none.begin(0, None, is_of_last=False).charged_to(budget).num_steps
         self.charges = _replay(path, self._file.entries[1:], none)
         self._taken_before = 0  # one past the steps that an earlier process may have taken
 
@@ -73,28 +73,44 @@ class Ledger:
         """Number of the attempt being taken, from 0: its randomness is its own."""
         return len(self.charges.attempts) - 1
 
-    def begin(self, step: int, arithmetic: str | None) -> None:
+    @property
+    def furthest(self) -> int:
+        """One past the last step that any attempt has charged."""
+        return max((attempt.to for attempt in self.charges.attempts), default=0)
+
+    def begin(self, step: int, arithmetic: str | None, origin: str) -> None:
         """Go on at `step`, in a new attempt if charged steps would come out differently.
 
         Args:
             step: Steps that the checkpoint has taken; 0 for a new run.
             arithmetic: As in `Attempt`.
+            origin: What the weights are: the ledger's digest when they were saved, or, without a
+                checkpoint, anything that tells them from others.
 
         Raises:
             LedgerError: If the checkpoint has taken more steps than were charged.
         """
-        charged = max((attempt.to for attempt in self.charges.attempts), default=0)
-        if step > charged:
+        if step > self.furthest:
             raise LedgerError(
-                f"{self.path} has charged {charged} steps, but the checkpoint has taken {step}: "
+                f"{self.path} has charged {self.furthest} steps, but the run has taken {step}: "
                 f"lines of the ledger are lost, so epsilon is not known; restore the file, or "
                 f"start a new run"
             )
-        begun = self.charges.begin(step, arithmetic)
+        begun = self.charges.begin(step, arithmetic, is_of_last=self._is_of_last(origin))
         if begun != self.charges:
-            self._append({"entry": "begin", "step": step, "arithmetic": arithmetic})
+            entry = {"entry": "begin", "step": step, "arithmetic": arithmetic, "origin": origin}
+            self._append({**entry, "is_new": len(begun.attempts) > len(self.charges.attempts)})
             self.charges = begun
         self._taken_before = begun.last.to
+
+    def _is_of_last(self, origin: str) -> bool:
+        """Say whether weights are those that the last attempt began with, or came to since."""
+        since = []
+        for entry in reversed(self._file.entries):
+            since.append(entry["digest"])
+            if entry["entry"] == "begin":
+                return origin in (*since, entry["origin"])
+        return False
 
     def charge(self, step: int, until: int, step_seconds: float | None = None) -> bool:
         """Have `step` charged and on the disk; return False if the budget has no room for it.
@@ -185,8 +201,8 @@ def _replay(path: Path, entries: list[dict[str, Any]], charges: Charges) -> Char
     """Return the charges that the entries add up to."""
     for entry in entries:
         match entry:
-            case {"entry": "begin", "step": int(step), "arithmetic": arithmetic}:
-                charges = charges.begin(step, arithmetic)
+            case {"entry": "begin", "step": int(step), "arithmetic": arithmetic, "is_new": is_new}:
+                charges = charges.begin(step, arithmetic, is_of_last=not is_new)
             case {"entry": "charge" | "untaken", "to": int(to)} if charges.attempts:
                 charges = charges.charged_to(to)
             case _:

@@ -35,6 +35,7 @@ class LedgerFile:
             finished = content.rfind(b"\n") + 1
             if finished < len(content):
                 os.truncate(path, finished)
+            self._length = finished
         self.entries = _parse(path, content[:finished])
 
     def append(self, entry: Mapping[str, Any]) -> None:
@@ -48,7 +49,7 @@ class LedgerFile:
         with _naming(self._path, "written"):
             if self._handle is None:
                 self._handle = _open(self._path)
-            _write_whole(self._handle, line)
+            self._length = _write_whole(self._handle, line, self._length)
         self.entries.append(complete)
 
     def close(self) -> None:
@@ -80,7 +81,7 @@ def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
             entry = json.loads(line)
             digest = _digest(digest, {k: v for k, v in entry.items() if k != "digest"})
             is_right = entry["digest"] == digest
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             is_right = False
         if not is_right:
             raise LedgerError(
@@ -109,9 +110,16 @@ def _open(path: Path) -> int:
     return handle
 
 
-def _write_whole(handle: int, line: bytes) -> None:
-    """Write a line and have it on the disk, or leave the file as it was."""
-    length = os.fstat(handle).st_size
+def _write_whole(handle: int, line: bytes, length: int) -> int:
+    """Write a line and have it on the disk, or leave the file as it was; return its length then.
+
+    Args:
+        handle: Of the file.
+        line: What is appended.
+        length: Of the file, as this process left it.
+    """
+    if os.fstat(handle).st_size != length:
+        raise OSError("another process has written to it")
     try:
         if os.write(handle, line) != len(line):
             raise OSError("no space left for the whole line")
@@ -120,6 +128,7 @@ def _write_whole(handle: int, line: bytes) -> None:
         with suppress(OSError):
             os.ftruncate(handle, length)
         raise
+    return length + len(line)
 
 
 def _sync(handle: int) -> None:
@@ -138,6 +147,6 @@ def _naming(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise LedgerError(
             f"{path} cannot be {what} ({(error.strerror or str(error)).lower()}), and a step that "
-            f"is not charged may not be taken; make room or give write permission, then go on with "
+            f"is not charged may not be taken; make room or give permission, then go on with "
             f"dpexp train resume={path.parent}"
         ) from error

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dpexp.cli.overrides import Overrides, raw, sort_words
-from dpexp.config import DatasetConfig
-from dpexp.data.public import KNOWN_SETS, check_name, public_num_train
+from dpexp.config import RANGES, DatasetConfig
+from dpexp.data.public import KNOWN_SETS, check_name, num_held_out, public_num_train
 from dpexp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -221,11 +221,19 @@ def _plain(value: Any) -> Any:
 def _num_train(values: dict[str, Any]) -> tuple[int | None, list[str]]:
     """Return N, from n or from the public size of a data set, and what is wrong with it."""
     size, name = values.get("n"), values.get("dataset")
+    validation = values.get("dataset.validation", 0.0)
+    is_right, words = RANGES["dataset.validation"]
+    if not is_right(validation):
+        return None, [f"dataset.validation={validation}: must be {words}"]
     if name is None:
-        return size, [] if size is None or size > 0 else [f"n={size}: must be at least 1 sample"]
+        if size is None:
+            return None, []
+        if size < 1:
+            return None, [f"n={size}: must be at least 1 sample"]
+        return size - num_held_out(validation, size), []
     if size is not None:
         return None, [f"n={size} and dataset={name}: two sizes; give one"]
-    config = DatasetConfig(name=name, validation=values.get("dataset.validation", 0.0))
+    config = DatasetConfig(name=name, validation=validation)
     try:
         check_name(name)
         size = public_num_train(config)

@@ -76,7 +76,11 @@ class RunFolder:
                 f"{path} {found}, so it is not a run's; name a folder that dpexp train made, such "
                 f"as outputs/<date-time>-<hash>"
             )
-        return cls(path, FolderLock(path) if write else None)
+        folder = cls(path, FolderLock(path) if write else None)
+        if write:
+            for unfinished in path.glob(".*.json.*"):  # of a process that was killed amid it
+                unfinished.unlink(missing_ok=True)
+        return folder
 
     @property
     def model_checkpoint(self) -> Path:
@@ -131,8 +135,18 @@ class RunFolder:
             )
 
     def read_status(self) -> dict[str, Any]:
-        """Return what status.json holds."""
-        return self.read_document("status.json")
+        """Return what status.json holds.
+
+        Raises:
+            RunFolderError: If it is missing or damaged.
+        """
+        status = self.read_document("status.json")
+        if not {"state", "step", "steps"} <= set(status) or status["state"] not in get_args(State):
+            raise RunFolderError(
+                f"{self.path / 'status.json'} does not say state, step and steps: it is damaged, "
+                f"and where the run stopped is not known; restore the file, or start a new run"
+            )
+        return status
 
     def set_status(
         self,
@@ -183,10 +197,11 @@ class RunFolder:
         (self.path / "error.txt").unlink(missing_ok=True)
         provenance = self.read_document("provenance.json")
         now = {"step": int(step), **describe_provenance(command)}
-        provenance["resumed"] = [*provenance.get("resumed", []), now]
+        provenance["resumed"] = [*(provenance.get("resumed") or []), now]
         self.write_document("provenance.json", provenance)
         path = self.path / "command.txt"
-        write_text(path, path.read_text(encoding="utf-8") + shorten_command(command) + "\n")
+        earlier = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        write_text(path, earlier + shorten_command(command) + "\n")
         self.set_status("running", step=step)
 
     def log_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:

@@ -75,7 +75,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({_reason(error)}), so this is not a run folder or a damaged "
             f"one; name a folder that dpexp train made"

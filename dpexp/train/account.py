@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dpexp.accounting.ledger import Ledger
+from dpexp.accounting.ledger_file import read_entries
 from dpexp.data.fingerprint import fingerprint
 from dpexp.errors import LedgerError
 from dpexp.record.config_hash import config_hash
@@ -31,9 +32,17 @@ class Account:
     deal: Deal
     ledger: Ledger | None
 
-    def charge(self, step: int, until: int, step_seconds: float | None) -> bool:
-        """As `Ledger.charge`; without noise there is nothing to charge."""
-        return self.ledger is None or self.ledger.charge(step, until, step_seconds)
+    def charge(self, step: int, next_save: int, step_seconds: float | None) -> bool:
+        """As `Ledger.charge`; without noise there is nothing to charge.
+
+        What is charged ahead is lost to a crash unless it can be repeated, so it does not go beyond
+        the next checkpoint then.
+        """
+        if self.ledger is None:
+            return True
+        is_repeatable = self.ledger.charges.last.arithmetic is not None
+        until = self.deal.num_steps if is_repeatable else next_save
+        return self.ledger.charge(step, until, step_seconds)
 
     def epsilon(self, step: int | None = None) -> float:
         """Return an upper bound on the epsilon of all that was charged.
@@ -90,7 +99,8 @@ def open_account(job: Job, folder: RunFolder, *, step: int = 0, digest: str = ""
     deal = job.deal
     if deal.mechanism is None or deal.mechanism.noise_multiplier == 0:
         return Account(deal, None)
-    has_begun = step > 0 or bool(folder.read_metrics())
+    rows = folder.read_metrics()
+    has_begun = step > 0 or bool(rows)
     if has_begun and not folder.ledger.exists():
         raise LedgerError(
             f"{folder.ledger} is missing, so it is not known what the run has spent; restore the "
@@ -101,9 +111,26 @@ def open_account(job: Job, folder: RunFolder, *, step: int = 0, digest: str = ""
     )
     if digest:
         ledger.check_holds(digest)
+    if rows and rows[-1]["step"] > ledger.furthest:
+        raise LedgerError(
+            f"{folder.ledger} has charged {ledger.furthest} steps, but metrics.jsonl has "
+            f"{rows[-1]['step']}: lines of the ledger are lost, so epsilon is not known; restore "
+            f"the file, or start a new run"
+        )
     has_plan = bool(read_plan(folder)) or not has_begun
-    ledger.begin(step, arithmetic_of(job) if has_plan else None)
+    arithmetic = arithmetic_of(job) if has_plan else None
+    ledger.begin(step, arithmetic, digest or f"weights {weights_digest(job)}")
     return Account(deal, ledger)
+
+
+def begun_with(folder: RunFolder) -> float | None:
+    """Return sigma as the run's ledger has it; None without a ledger.
+
+    Raises:
+        LedgerError: If it is damaged.
+    """
+    entries = read_entries(folder.ledger) if folder.ledger.exists() else []
+    return entries[0]["terms"]["noise_multiplier"] if entries else None
 
 
 def terms_of(job: Job, folder: RunFolder) -> dict[str, float | int | str | bool | None]:
@@ -118,6 +145,14 @@ def terms_of(job: Job, folder: RunFolder) -> dict[str, float | int | str | bool 
         "config": config_hash(folder.read_config()),
         "unsafe/data": fingerprint(job.splits.train),
     }
+
+
+def weights_digest(job: Job) -> str:
+    """Return what tells the weights that the model has now from others."""
+    digest = hashlib.sha256()
+    for tensor in job.model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def arithmetic_of(job: Job) -> str | None:

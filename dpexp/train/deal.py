@@ -8,7 +8,7 @@ from dpexp.accounting.bounds import Bounds, epsilon_bounds
 from dpexp.accounting.samplers import ACCOUNTANTS, with_noise_for
 from dpexp.accounting.spent import SpentTable, spent_table
 from dpexp.config import TrainConfig, size_problems
-from dpexp.errors import ConfigError
+from dpexp.errors import AccountingError, ConfigError
 from dpexp.mechanism import Mechanism, Sampler, whole_batches
 
 
@@ -77,17 +77,20 @@ class Deal:
         return math.inf if self.spent is None else self.spent.after(num_steps)
 
 
-def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
+def make_deal(
+    config: TrainConfig, num_train: int, sensitivity: float, sigma: float | None = None
+) -> Deal:
     """Settle steps, noise and guarantee of a run on `num_train` samples.
 
     Args:
         config: The run, its ranges checked.
         num_train: N; a public constant.
         sensitivity: R, the bound on one sample's share of the gradient sum; gradient units.
+        sigma: What a run that goes on was begun with; a target might be met by another one today.
 
     Raises:
         ConfigError: If batch or delta do not fit N.
-        AccountingError: If no noise meets the target.
+        AccountingError: If no noise meets the target, or sigma does not.
     """
     if problems := size_problems(config, num_train):
         raise ConfigError("\n".join(problems))
@@ -111,15 +114,26 @@ def make_deal(config: TrainConfig, num_train: int, sensitivity: float) -> Deal:
         batch_limit=limit if is_truncated else None,
         num_train=num_train if is_truncated else None,
     )
-    mechanism = _with_noise(silent, config)
+    begun_with = sigma if config.noise_multiplier is None else None
+    if begun_with is None:
+        mechanism = _with_noise(silent, config)
+    else:
+        mechanism = replace(silent, noise_multiplier=begun_with)
     sigma = mechanism.noise_multiplier
     guarantee, reason = _guarantee(config, sigma)
     bounds = epsilon_bounds(sigma, rate, steps, config.delta)
     spent = spent_table(mechanism, config.delta) if sigma else None
     target = config.eps if config.noise_multiplier is None else None
-    return Deal(
+    deal = Deal(
         mechanism, num_train, steps, rate, config.delta, target, bounds, spent, guarantee, reason
     )
+    if begun_with and target and guarantee != "none" and deal.epsilon_after(steps) > target:
+        raise AccountingError(
+            f"eps={target}: the run was begun with noise_multiplier {sigma}, of which epsilon is "
+            f"{deal.epsilon_after(steps):.6g} by the accountants that are installed now; go on "
+            f"with the versions in provenance.json, or start a new run"
+        )
+    return deal
 
 
 def _with_noise(mechanism: Mechanism, config: TrainConfig) -> Mechanism:

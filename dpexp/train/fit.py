@@ -4,7 +4,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -96,10 +96,10 @@ def fit(
     mirror: WandbMirror,
     account: Account,
     *,
-    first_step: int,
+    start: Saved,
     progress: Progress,
 ) -> Outcome:
-    """Take the steps from `first_step` to K, each charged before it is taken, and evaluate.
+    """Take the steps from `start` to K, each charged before it is taken, and evaluate.
 
     Without secure noise everything random in a step follows from (seed, attempt, purpose, step), so
     a run that was stopped and goes on is the run that was not stopped. Where steps had to be
@@ -110,18 +110,20 @@ def fit(
     save_every = job.config.checkpoint_every or max(1, math.ceil(num_steps / 10))
     seconds: list[float] = []
     has_plan = job.engine is None
-    accuracy, has_diverged, done, saved = None, False, first_step, first_step
-    metrics: dict[str, Any] = {"privacy/epsilon": account.epsilon(first_step)}
+    accuracy, has_diverged, done, is_saved = None, False, start.step, False
+    metrics = dict(start.row)
     devices = [job.device] if job.device.type == "cuda" else []
     with StopRequest().listening() as stop, torch.random.fork_rng(devices):
-        for step in range(first_step, num_steps):
+        for step in range(start.step, num_steps):
             next_save = min(num_steps, (step // save_every + 1) * save_every)
             if not account.charge(step, next_save, seconds[-1] if seconds else None):
                 break
-            start = time.perf_counter()
+            began = time.perf_counter()
             stats = _step(job, step)
-            seconds.append(time.perf_counter() - start)
-            done = step + 1
+            seconds.append(time.perf_counter() - began)
+            done, is_saved = step + 1, False
+            # Before anything of a step can be seen: a run that goes on clips as it did before.
+            has_plan = has_plan or write_plan(job, folder)
             metrics = _step_metrics(job, account, stats, done, seconds[-1])
             if done % every == 0 and done < num_steps:
                 held_out, place = _held_out(job)
@@ -130,21 +132,19 @@ def fit(
                     metrics |= found.named(place)
                     accuracy, has_diverged = found.metrics["accuracy"], found.has_diverged
             progress(done, num_steps, metrics["privacy/epsilon"], accuracy)
-            # Before anything of a step can be seen: a run that goes on clips as it did before.
-            has_plan = has_plan or write_plan(job, folder)
             if done < num_steps:  # the last step's line waits for the last evaluation
                 folder.log_metrics(done, metrics)
                 mirror.log(done, metrics)
             if stop.is_set or has_diverged or done == next_save:
-                _save(job, folder, account, done)
-                saved = done
+                _save(job, folder, account, done, metrics)
+                is_saved = True
             if has_diverged or stop.is_set:
                 break
         account.give_back(done)
         if stop.is_set and done < num_steps:
             return Outcome("interrupted", done, None, None, _median(seconds))
-        if saved < done:
-            _save(job, folder, account, done)
+        if not is_saved:  # also where an earlier process died between the two files of its last
+            _save(job, folder, account, done, metrics)
         try:
             outcome = _finish(job, done, has_diverged, seconds, stop)
         except EvaluationStopped:
@@ -156,10 +156,10 @@ def fit(
         return outcome
 
 
-def _save(job: Job, folder: RunFolder, account: Account, done: int) -> None:
+def _save(job: Job, folder: RunFolder, account: Account, done: int, row: Mapping[str, Any]) -> None:
     """Write all that a run goes on from, the weights last."""
     write_plan(job, folder)
-    save_checkpoint(folder, job.model, job.optimizer, Saved(done, account.digest))
+    save_checkpoint(folder, job.model, job.optimizer, Saved(done, account.digest, row))
     folder.set_status("running", step=done, steps=job.deal.num_steps)
 
 

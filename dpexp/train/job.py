@@ -101,12 +101,15 @@ def autocast_of(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
+def prepare(
+    config: TrainConfig, announce: Callable[[str], None], sigma: float | None = None
+) -> Job:
     """Build everything that `config` asks for, checking it all before the first step.
 
     Args:
         config: Its ranges checked.
         announce: Told of downloads before they start.
+        sigma: As for `make_deal`.
 
     Raises:
         DpexpError: If anything is missing, wrong or does not fit.
@@ -121,7 +124,7 @@ def prepare(config: TrainConfig, announce: Callable[[str], None]) -> Job:
     device = pick_device(config.device)
     built, splits = load_model_and_data(config, announce)
     model = built.module.to(device)
-    deal = make_deal(config, splits.num_train, sensitivity_of(model, config))
+    deal = make_deal(config, splits.num_train, sensitivity_of(model, config), sigma)
     optimizer = build_optimizer(
         config.optimizer, (p for p in model.parameters() if p.requires_grad)
     )

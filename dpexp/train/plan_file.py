@@ -33,10 +33,11 @@ def read_plan(folder: RunFolder) -> Mapping[str, Any]:
     if not (folder.path / NAME).exists():
         return {}
     plan = folder.read_document(NAME)
-    if not {"micro_batch", "uses"} <= set(plan):
+    is_whole = isinstance(plan.get("micro_batch"), int) and isinstance(plan.get("uses"), list)
+    if not is_whole:
         raise RunFolderError(
             f"{folder.path / NAME} does not say micro_batch and uses: it is damaged, or of "
-            f"another version of dpexp, and sums would round in another way than before. Delete it "
-            f"to go on with a new plan"
+            f"another version of dpexp, and sums would round in another way than before. Restore "
+            f"the file, or start a new run"
         )
     return plan

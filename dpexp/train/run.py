@@ -18,8 +18,8 @@ from dpexp.errors import RunFailedError, RunFolderError
 from dpexp.record.folder import RunFolder
 from dpexp.record.wandb_mirror import WandbMirror
 from dpexp.schema import to_dict
-from dpexp.train.account import Account, open_account
-from dpexp.train.checkpoint import load_state
+from dpexp.train.account import Account, begun_with, open_account
+from dpexp.train.checkpoint import Saved, load_state
 from dpexp.train.console import progress_bar, say
 from dpexp.train.describe import describe, duration
 from dpexp.train.fit import Outcome, fit
@@ -45,7 +45,7 @@ def run(config: TrainConfig, command: Sequence[str] = ("dpexp", "train")) -> dic
     form = job.splits.train.form
     complete["dataset"] |= {"mean": list(form.mean), "std": list(form.std)}
     with RunFolder.create(config.output, complete, command) as folder:
-        return _train(job, folder, open_account(job, folder), first_step=0)
+        return _train(job, folder, open_account(job, folder), Saved())
 
 
 def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,11 +69,12 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
                 f"them; start a new run with a lower optimizer.lr"
             )
         config = with_overrides(saved_config(folder), overrides)
+        check(config)
         folder.check_same_run(to_dict(config))
         plan = read_plan(folder)
         if config.micro_batch is None and plan:
             config = replace(config, micro_batch=plan["micro_batch"])
-        job = prepare(config, announce=say)
+        job = prepare(config, announce=say, sigma=begun_with(folder))
         if job.engine is not None and plan:
             job.engine.load_plan(plan["uses"])
         saved = load_state(folder, job.model, job.optimizer)
@@ -85,27 +86,25 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         changed = [f"{key}={value}" for key, value in overrides.items()]
         folder.resume_from(step, ["dpexp", "train", f"resume={path}", *changed])
         say(f"resuming  {path} after step {step:,}")
-        return _train(job, folder, account, first_step=step)
+        return _train(job, folder, account, saved)
 
 
-def _train(job: Job, folder: RunFolder, account: Account, *, first_step: int) -> dict[str, Any]:
+def _train(job: Job, folder: RunFolder, account: Account, start: Saved) -> dict[str, Any]:
     """Run the loop in `folder` and write down how it ended, however it ends."""
     # What was recorded before a stop is counted in.
-    earlier = sum(row.get("time/step_seconds", 0) for row in folder.read_metrics())
-    start = time.perf_counter() - earlier
+    earlier = sum(row.get("time/step_seconds") or 0 for row in folder.read_metrics())
+    began = time.perf_counter() - earlier
     with recorded(folder), closing(account):
         for line in describe(job):
             say(line)
             folder.log(line)
         say(f"folder    {folder.path}")
-        folder.set_status("running", step=first_step, steps=job.deal.num_steps)
-        folder.write_document("privacy.json", running_document(job.config, account, first_step))
+        folder.set_status("running", step=start.step, steps=job.deal.num_steps)
+        folder.write_document("privacy.json", running_document(job.config, account, start.step))
         with _mirror(job, folder) as mirror:
-            with progress_bar(first_step) as progress:
-                outcome = fit(
-                    job, folder, mirror, account, first_step=first_step, progress=progress
-                )
-            seconds = time.perf_counter() - start
+            with progress_bar(start.step) as progress:
+                outcome = fit(job, folder, mirror, account, start=start, progress=progress)
+            seconds = time.perf_counter() - began
             summary = _write_outcome(job, folder, mirror, account, outcome, seconds)
     return _conclude(job, folder, outcome, summary)
 

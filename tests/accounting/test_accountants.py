@@ -204,7 +204,9 @@ def test_prv_bound_is_above_the_estimate_by_its_error_at_most():
     ("arguments", "message"),
     [
         ((-1.0, 0.1, 3, 1e-5), r"noise_multiplier=-1.0: sigma is a standard deviation"),
-        ((math.inf, 0.1, 3, 1e-5), r"must be finite"),
+        ((math.inf, 0.1, 3, 1e-5), r"must be 0, or from 0.01 to 1e\+06"),
+        ((1e-320, 0.1, 3, 1e-5), r"noise_multiplier=1e-320: sigma"),
+        ((1.0, 0.1, 10**20, 1e-5), r"at most 1e\+07, beyond which no accountant was tried"),
         ((1.0, 50.0, 3, 1e-5), r"not a number of samples"),
         ((1.0, 0.0, 3, 1e-5), r"sampling_rate=0.0"),
         ((1.0, 0.1, 0, 1e-5), r"num_steps=0: must be a whole number, at least 1"),

@@ -30,7 +30,7 @@ def opened(path, budget=100, terms=TERMS, batches_per_epoch=None):
 def begun(path, *, steps, arithmetic="same", **keys):
     """A ledger in which `steps` steps are charged."""
     ledger = opened(path, **keys)
-    ledger.begin(0, arithmetic)
+    ledger.begin(0, arithmetic, "start")
     for step in range(steps):
         assert ledger.charge(step, step + 1)
     return ledger
@@ -53,10 +53,10 @@ class SlowCharges:
         self.releases, self.attempt, self.charged, self.first = set(), -1, 0, 0
         self.arithmetic = None
 
-    def begin(self, step, arithmetic):
+    def begin(self, step, arithmetic, is_of_last):
         repeats = set(range(step, self.charged))
         goes_on = self.attempt >= 0 and self.first <= step <= self.charged
-        is_same = arithmetic is not None and arithmetic == self.arithmetic
+        is_same = arithmetic is not None and arithmetic == self.arithmetic and is_of_last
         if not (goes_on and (not repeats or is_same)):
             self.attempt += 1
             self.first = self.charged = step
@@ -77,16 +77,17 @@ class SlowCharges:
 @given(
     batches_per_epoch=st.sampled_from([None, 1, 4, 7]),
     events=st.lists(
-        st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from([None, "a", "b"])),
+        st.tuples(st.integers(0, 9), st.integers(0, 9), st.sampled_from([None, "a", "b"]),
+                  st.booleans()),
         min_size=1, max_size=12,
     ),
 )  # fmt: skip
 def test_charges_count_what_a_set_of_releases_counts(batches_per_epoch, events):
     fast, slow = Charges(batches_per_epoch=batches_per_epoch), SlowCharges(batches_per_epoch)
-    for back, ahead, arithmetic in events:
+    for back, ahead, arithmetic, is_of_last in events:
         step = max(0, slow.charged - back)
-        fast, to = fast.begin(step, arithmetic), 0
-        slow.begin(step, arithmetic)
+        fast = fast.begin(step, arithmetic, is_of_last=is_of_last)
+        slow.begin(step, arithmetic, is_of_last)
         to = slow.charged + ahead
         fast = fast.charged_to(to)
         slow.charge(to)
@@ -96,7 +97,7 @@ def test_charges_count_what_a_set_of_releases_counts(batches_per_epoch, events):
 def test_steps_repeated_alike_cost_nothing(path):
     begun(path, steps=8).close()
     again = opened(path)
-    again.begin(5, "same")
+    again.begin(5, "same", "start")
     assert (again.attempt, again.num_charged()) == (0, 8)
     assert again.charge(5, 6)
     assert again.num_charged() == 8
@@ -108,7 +109,7 @@ def test_steps_repeated_alike_cost_nothing(path):
 def test_steps_that_come_out_differently_are_charged_again(path, arithmetic):
     begun(path, steps=8).close()
     again = opened(path)
-    again.begin(5, arithmetic)
+    again.begin(5, arithmetic, "start")
     assert (again.attempt, again.num_charged()) == (1, 8)
     assert again.charge(5, 7)
     assert again.num_charged() == 9
@@ -120,21 +121,58 @@ def test_steps_that_come_out_differently_are_charged_again(path, arithmetic):
 def test_a_run_that_has_nothing_to_repeat_goes_on_as_it_was(path):
     begun(path, steps=8, arithmetic=None).close()
     again = opened(path)
-    again.begin(8, None)
+    again.begin(8, None, "start")
     assert (again.attempt, again.num_charged()) == (0, 8)
+
+
+def test_weights_of_before_the_attempt_are_not_repeated_with_its_noise(path):
+    ledger = begun(path, steps=5)
+    before = ledger.digest
+    ledger.charge(5, 6)
+    ledger.begin(5, "other", before)  # attempt 1, from the checkpoint of step 5
+    ledger.charge(5, 6)
+    ledger.charge(6, 7)
+    within = ledger.digest
+    assert ledger.attempt == 1
+    for origin, attempt in ((before, 1), (within, 1), ("start", 2)):
+        again = opened(path)
+        again.begin(6, "other", origin)
+        assert again.attempt == attempt, origin
+
+
+def test_an_arithmetic_taken_up_at_a_stop_is_not_that_of_the_steps_before(path):
+    ledger = begun(path, steps=5)
+    older = ledger.digest
+    for step in range(5, 8):
+        ledger.charge(step, step + 1)
+    ledger.begin(8, "other", ledger.digest)  # nothing to repeat: the attempt goes on
+    ledger.charge(8, 9)
+    assert ledger.attempt == 0
+    again = opened(path)
+    again.begin(5, "other", older)  # these steps were taken by the old arithmetic
+    assert again.attempt == 1
+
+
+def test_another_writer_is_noticed(path):
+    ledger = begun(path, steps=3)
+    other = opened(path)
+    other.begin(3, "same", "start")
+    other.charge(3, 4)
+    with pytest.raises(LedgerError, match="another process has written to it"):
+        ledger.charge(3, 4)
 
 
 def test_an_older_checkpoint_than_the_attempt_began_with_is_another_attempt(path):
     ledger = begun(path, steps=8)
-    ledger.begin(5, "other")
+    ledger.begin(5, "other", "start")
     ledger.charge(5, 6)
-    ledger.begin(2, "other")
+    ledger.begin(2, "other", "start")
     assert ledger.attempt == 2
 
 
 def test_the_budget_is_a_hard_stop(path):
     ledger = begun(path, steps=8, budget=10, arithmetic=None)
-    ledger.begin(6, None)
+    ledger.begin(6, None, "start")
     assert ledger.charge(6, 10)  # two of the ten are left
     assert ledger.charges.last.to == 7
     assert ledger.charge(7, 10)
@@ -146,7 +184,7 @@ def test_the_budget_is_a_hard_stop(path):
 @pytest.mark.parametrize("until", [1, 3, 10])
 def test_a_block_ends_within_the_budget(path, until):
     ledger = opened(path, budget=5)
-    ledger.begin(0, "same")
+    ledger.begin(0, "same", "start")
     ledger._one_write_seconds = 1.0
     step = 0
     while ledger.charge(step, step + until, step_seconds=1e-3):
@@ -157,7 +195,9 @@ def test_a_block_ends_within_the_budget(path, until):
 def test_an_epoch_that_was_touched_is_charged_whole(path):
     ledger = begun(path, steps=5, budget=12, batches_per_epoch=4)
     assert ledger.num_charged() == 8
-    ledger.begin(3, None)  # the epoch of step 3 is drawn anew: another release of each sample
+    ledger.begin(
+        3, None, "start"
+    )  # the epoch of step 3 is drawn anew: another release of each sample
     ledger.charge(3, 4)
     assert ledger.num_charged() == 12
     assert not ledger.charge(4, 5)
@@ -170,7 +210,7 @@ def test_a_last_epoch_that_is_not_full_is_within_the_budget(path):
 
 def test_what_was_charged_ahead_is_given_back(path):
     ledger = opened(path)
-    ledger.begin(0, "same")
+    ledger.begin(0, "same", "start")
     ledger._one_write_seconds = 1.0
     assert ledger.charge(0, 10, step_seconds=1e-3)
     assert ledger.num_charged() == 10
@@ -182,7 +222,7 @@ def test_what_was_charged_ahead_is_given_back(path):
 def test_what_an_earlier_process_may_have_taken_is_not_given_back(path):
     begun(path, steps=8).close()
     again = opened(path)
-    again.begin(5, "same")
+    again.begin(5, "same", "start")
     again.charge(5, 6)
     again.give_back(6)
     assert again.num_charged() == 8
@@ -201,7 +241,7 @@ def test_a_step_is_on_the_disk_before_it_may_be_taken(path, monkeypatch):
 
 def test_steps_are_charged_in_blocks_that_make_writing_cheap(path):
     ledger = opened(path)
-    ledger.begin(0, "same")
+    ledger.begin(0, "same", "start")
     ledger._one_write_seconds = 0.002
     assert ledger.charge(0, 100, step_seconds=0.01)
     assert ledger.charges.last.to == 40  # 2 ms of 40 steps of 10 ms: half a hundredth
@@ -279,6 +319,7 @@ DAMAGE = {
     "not JSON": lambda lines: [*lines[:-1], b"charge 3\n"],
     "not an object": lambda lines: [*lines, b"[3]\n"],
     "no digest": lambda lines: [*lines, b'{"entry": "charge", "to": 9}\n'],
+    "nested": lambda lines: [*lines, b"[" * 200_000 + b"\n"],
     "bytes": lambda lines: [*lines[:-1], b"\xff\xfe\n"],
 }
 
@@ -305,8 +346,8 @@ def test_a_ledger_cut_by_whole_lines_does_not_fit_its_checkpoint(path):
 
 def test_a_checkpoint_beyond_what_was_charged_is_refused(path):
     begun(path, steps=3).close()
-    with pytest.raises(LedgerError, match=r"has charged 3 steps, but the checkpoint has taken 4"):
-        opened(path).begin(4, "same")
+    with pytest.raises(LedgerError, match=r"has charged 3 steps, but the run has taken 4"):
+        opened(path).begin(4, "same", "start")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Runs and their ledger: what a crash costs, what cannot be changed, where the budget ends."""
 
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,14 @@ from runs import document, folders, is_same, metrics, train, weights
 
 from dpexp.accounting.bounds import sound_epsilon
 from dpexp.accounting.ledger_file import read_entries
-from dpexp.errors import LedgerError, RunFailedError
-from dpexp.train import account, fit, run
+from dpexp.errors import (
+    AccountingError,
+    ConfigError,
+    LedgerError,
+    RunFailedError,
+    RunFolderError,
+)
+from dpexp.train import account, checkpoint, deal, fit, run
 from dpexp.train.account import arithmetic_of
 
 WORDS = ("steps=12", "checkpoint_every=4", "evaluate_every=12")
@@ -297,3 +304,111 @@ def test_a_checkpoint_says_which_ledger_it_goes_with(whole):
     state = torch.load(whole / "checkpoints" / "state.pt", weights_only=True)
     digests = [entry["digest"] for entry in read_entries(whole / "ledger.jsonl")]
     assert state["ledger"] in digests
+
+
+def test_a_run_killed_between_the_files_of_its_last_checkpoint_has_the_right_weights(
+    tmp_path, whole
+):
+    save = checkpoint._save
+    with pytest.MonkeyPatch.context() as patch:
+
+        def dying(path, content):
+            if path.name == "model.pt" and state_of(path)["step"] == 12:
+                raise Killed
+            save(path, content)
+
+        patch.setattr(checkpoint, "_save", dying)
+        with pytest.raises(Killed):
+            train(tmp_path, *WORDS)
+    (folder,) = tmp_path.iterdir()
+    assert not is_same(weights(folder), weights(whole))
+    run.resume(folder, {})
+    assert is_same(weights(folder), weights(whole))
+    # Also the last step's line, which waits for the last evaluation.
+    assert untimed(metrics(folder)) == untimed(metrics(whole))
+
+
+def state_of(path):
+    return torch.load(path.with_name("state.pt"), weights_only=True)
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def test_other_initial_weights_are_not_met_with_the_same_noise(tmp_path):
+    initial = tmp_path / "initial.pt"
+    donor = train(tmp_path / "donor")
+    torch.save(weights(donor), initial)
+    folder = crash(tmp_path / "runs", 3, f"model.checkpoint={initial}")
+    torch.save({name: 1.5 * w for name, w in weights(donor).items()}, initial)
+    run.resume(folder, {})
+    privacy = document(folder, "privacy")
+    assert privacy["attempts"] == 2
+    assert privacy["steps_charged"] == 12
+
+
+def test_a_ledger_behind_the_record_is_refused(tmp_path):
+    folder = crash(tmp_path, 6, "noise.secure=true")
+    path = folder / "ledger.jsonl"
+    digest = state_of(folder / "checkpoints" / "state.pt")["ledger"]
+    lines = path.read_text().splitlines(keepends=True)
+    kept = next(i for i, line in enumerate(lines) if digest in line) + 1
+    path.write_text("".join(lines[:kept]))
+    with pytest.raises(LedgerError, match=r"has charged 4 steps, but metrics.jsonl has 6"):
+        run.resume(folder, {})
+
+
+def test_a_run_goes_on_with_the_noise_that_it_was_begun_with(tmp_path, monkeypatch):
+    words = ("eps=8", "noise_multiplier=null")
+    folder = crash(tmp_path, 6, *words)
+    sigma = read_entries(folder / "ledger.jsonl")[0]["terms"]["noise_multiplier"]
+    found = deal.with_noise_for
+
+    def other(*args):
+        return replace(found(*args), noise_multiplier=1.01 * sigma)
+
+    monkeypatch.setattr(deal, "with_noise_for", other)  # as another version might
+    assert run.resume(folder, {})["privacy/noise_multiplier"] == sigma
+
+
+def test_a_run_does_not_go_on_with_noise_that_misses_the_target_today(tmp_path, monkeypatch):
+    folder = crash(tmp_path, 6, "eps=8", "noise_multiplier=null")
+    monkeypatch.setattr(deal.Deal, "epsilon_after", lambda self, num_steps: 8.5)
+    with pytest.raises(AccountingError, match="the run was begun with noise_multiplier"):
+        run.resume(folder, {})
+
+
+@pytest.mark.parametrize("micro_batch", [0, -4])
+def test_wrong_overrides_are_refused_before_anything_is_charged(tmp_path, micro_batch):
+    folder = crash(tmp_path, 6)
+    before = (folder / "ledger.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="micro_batch="):
+        run.resume(folder, {"micro_batch": micro_batch})
+    assert (folder / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_checkpoint_of_negative_steps_is_damaged(tmp_path):
+    folder = crash(tmp_path, 6)
+    path = folder / "checkpoints" / "state.pt"
+    torch.save({**torch.load(path), "step": -3}, path)
+    with pytest.raises(RunFolderError, match="is damaged"):
+        run.resume(folder, {})
+
+
+@pytest.mark.parametrize("text", ["{}", '{"state": "gone", "step": 1, "steps": 2}'])
+def test_a_damaged_status_is_one_line(tmp_path, text):
+    folder = crash(tmp_path, 2)
+    (folder / "status.json").write_text(text)
+    with pytest.raises(RunFolderError, match="does not say state, step and steps"):
+        run.resume(folder, {})
+
+
+def test_small_files_that_are_missing_or_odd_do_not_stop_a_run_from_going_on(tmp_path, whole):
+    folder = crash(tmp_path, 6)
+    (folder / "command.txt").unlink()
+    (folder / "provenance.json").write_text('{"resumed": null}')
+    (folder / ".status.json.12345").write_text("left by a process that was killed")
+    run.resume(folder, {})
+    assert is_same(weights(folder), weights(whole))
+    assert not list(folder.glob(".status.json.*"))

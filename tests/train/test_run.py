@@ -157,7 +157,7 @@ def test_weights_of_a_timm_network_load_into_timm(tmp_path):
 
 def test_state_holds_nothing_but_tensors_numbers_and_text(short):
     state = torch.load(short / "checkpoints" / "state.pt", weights_only=True)
-    assert set(state) == {"step", "ledger", "model", "optimizer"}
+    assert set(state) == {"step", "ledger", "row", "model", "optimizer"}
     assert state["step"] == 3
     assert is_same(state["model"], weights(short))
 
