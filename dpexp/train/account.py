@@ -130,7 +130,8 @@ def begun_with(folder: RunFolder) -> float | None:
         LedgerError: If it is damaged.
     """
     entries = read_entries(folder.ledger) if folder.ledger.exists() else []
-    return entries[0]["terms"]["noise_multiplier"] if entries else None
+    # Whether the first line is one of terms at all, the ledger itself says when it is opened.
+    return entries[0].get("terms", {}).get("noise_multiplier") if entries else None
 
 
 def terms_of(job: Job, folder: RunFolder) -> dict[str, float | int | str | bool | None]:
