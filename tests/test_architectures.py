@@ -3,17 +3,14 @@
 The whole list takes hours; `results/coverage` holds what it gave.
 """
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from reference.scripts import load
 
 from dpexp.selfcheck import TOLERANCE
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 NAMES = (
     # Attention, or what stands in for it.
     "coat_lite_tiny", "convit_tiny", "cpubone_nano", "deit_tiny_distilled_patch16_224",
@@ -36,15 +33,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def load():
-    path = ROOT / "scripts" / "architectures.py"
-    spec = importlib.util.spec_from_file_location("architectures", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-architectures = load()
+architectures = load("architectures")
 
 
 def test_a_fifth_of_the_list_is_checked_here():

@@ -1,30 +1,16 @@
 """The crash script finds what it is there to find, on folders that were damaged by hand."""
 
-import importlib.util
 import json
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from reference.scripts import load
 
 from dpexp.accounting.ledger_file import LedgerFile
 from dpexp.record.strict_json import write_json
 
-ROOT = Path(__file__).parents[1]
-
-
-def load():
-    path = ROOT / "scripts" / "crash.py"
-    spec = importlib.util.spec_from_file_location("crash", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclass looks for it
-    spec.loader.exec_module(module)
-    return module
-
-
-crash = load()
+crash = load("crash")
 
 
 def steps_file(folder, *lines):

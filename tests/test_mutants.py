@@ -1,26 +1,19 @@
 """The planted faults of `make mutants` can all be planted, and their tests exist."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+from reference.scripts import load
 
 ROOT = Path(__file__).parents[1]
 
 
-def load():
-    spec = importlib.util.spec_from_file_location("mutants", ROOT / "scripts" / "mutants.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MUTANTS = load().MUTANTS
+MUTANTS = load("mutants").MUTANTS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_fault_can_be_planted(mutant):
-    assert load().num_occurrences(mutant) == 1
+    assert load("mutants").num_occurrences(mutant) == 1
     assert mutant.old != mutant.new
     for test in mutant.tests.split():
         file, _, function = test.partition("::")

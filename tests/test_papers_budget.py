@@ -1,11 +1,10 @@
 """The committed table of published against sound epsilon is that of the settings as they are."""
 
 import csv
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
+from reference.scripts import load
 
 from dpexp.accounting.papers import SETTINGS, check
 
@@ -15,16 +14,7 @@ ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "results" / "budgets" / "budgets.csv"
 
 
-def load():
-    path = ROOT / "scripts" / "papers_budget.py"
-    spec = importlib.util.spec_from_file_location("papers_budget", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-papers_budget = load()
+papers_budget = load("papers_budget")
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,13 @@
 """Clipping in bfloat16: norms are right of the tensors at hand, and a sample stays within R."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from reference.scripts import load
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 
-
-def load():
-    path = ROOT / "scripts" / "precision.py"
-    spec = importlib.util.spec_from_file_location("precision", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclass looks for it
-    spec.loader.exec_module(module)
-    return module
-
-
-precision = load()
+precision = load("precision")
 
 
 @pytest.mark.parametrize("network", precision.NETWORKS)

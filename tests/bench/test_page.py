@@ -1,12 +1,12 @@
 """The results page: goals beside numbers, and who meets them."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from reference.scripts import load
 
 from dpexp.cli.main import main
 
@@ -14,14 +14,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "bench_page.py"
 
 
-def load():
-    spec = importlib.util.spec_from_file_location("bench_page", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-bench_page = load()
+bench_page = load("bench_page")
 
 
 def document(*rows, **setting):
