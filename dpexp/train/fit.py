@@ -136,6 +136,7 @@ def fit(
                 folder.log_metrics(done, metrics)
                 mirror.log(done, metrics)
             if stop.is_set or has_diverged or done == next_save:
+                write_plan(job, folder)
                 _save(job, folder, account, done, metrics)
                 is_saved = True
             if has_diverged or stop.is_set:
@@ -157,8 +158,7 @@ def fit(
 
 
 def _save(job: Job, folder: RunFolder, account: Account, done: int, row: Mapping[str, Any]) -> None:
-    """Write all that a run goes on from, the weights last."""
-    write_plan(job, folder)
+    """Write all that a run goes on from, but for the plan, which is known once a step was taken."""
     save_checkpoint(folder, job.model, job.optimizer, Saved(done, account.digest, row))
     folder.set_status("running", step=done, steps=job.deal.num_steps)
 

@@ -324,8 +324,10 @@ def test_a_run_killed_between_the_files_of_its_last_checkpoint_has_the_right_wei
     assert not is_same(weights(folder), weights(whole))
     run.resume(folder, {})
     assert is_same(weights(folder), weights(whole))
-    # Also the last step's line, which waits for the last evaluation.
+    # Also the last step's line, which waits for the last evaluation, and the plan, though no step
+    # was left to make it anew.
     assert untimed(metrics(folder)) == untimed(metrics(whole))
+    assert document(folder, "plan") == document(whole, "plan")
 
 
 def state_of(path):
