@@ -62,8 +62,9 @@ def page(rows: Sequence[Row], timing: Sequence[Row], made_by: dict[str, Any]) ->
         "there is one, is by the lower end of PRV's interval at sigma / 1.005. Memory is the "
         "largest resident set of the calibrating process; `dpexp budget` runs two of them at once.",
         "",
-        f"Made by `scripts/accountants.py` and `scripts/accountants_page.py` at {commit}, "
-        f"dp-accounting {packages['dp-accounting']}, prv-accountant {packages['prv-accountant']}, "
+        f"Measured by `scripts/accountants.py`, whose rows are kept from commit to commit; page "
+        f"made by `scripts/accountants_page.py` at {commit}, dp-accounting "
+        f"{packages['dp-accounting']}, prv-accountant {packages['prv-accountant']}, "
         f"{made_by['cpu']}, one thread, beside other work. The numbers are in [rows.csv](rows.csv) "
         f"and [timing.csv](timing.csv).",
     ]
