@@ -74,7 +74,10 @@ def page(documents: list[Document], bugs: Document | None) -> str:
         "and the optimizer's hook beside the real images; the attacker sees the noisy sums. The "
         "bound takes q and K as claimed and noise that is independent from one coordinate to the "
         "next, and asks how large sigma can be at most, given how often the attacker erred "
-        "(Clopper-Pearson limits, shared among all attacks).",
+        '(Clopper-Pearson limits, shared among all attacks). "Every step" and "one sample" are '
+        'mechanisms of their own with the same epsilon; in "one sample" each attack looks for one '
+        "fault, by a gradient in one tensor of the network (its share there in brackets) or by an "
+        "odd sample, and proves little where there is none.",
         "",
         *gradient_table(documents),
         "",
@@ -86,9 +89,10 @@ def page(documents: list[Document], bugs: Document | None) -> str:
         "## One training run",
         "",
         "One training run by the same sampler, engine and step, in a loop of the audit's own (the "
-        "ledger is not in it): mislabelled training images are in or not by fair coins, and "
-        "canaries with coordinates likewise; guesses by the fall of an image's loss see the final "
-        "model alone. The bound holds for any mechanism, and however scores depend on each other, "
+        "ledger is not in it), on fewer images than the default: mislabelled training images are "
+        "in or not by fair coins, and canaries with coordinates likewise; guesses by the fall of "
+        "an image's loss see the final model alone. The bound holds for any mechanism, and however "
+        "scores depend on each other, "
         "which is why it is looser.",
         "",
         *run_table(documents),
@@ -197,8 +201,9 @@ def bug_lines(bugs: Document) -> list[str]:
         "## Planted faults",
         "",
         f"Each fault is planted in the engine, or in what it draws from, and audited at a claimed "
-        f"epsilon of {claimed:.3f}; lower bounds above it are bold. The gradient audit finds "
-        f"{len(gradient)} of {len(planted)}, the audit in one run {len(in_run)}.",
+        f"epsilon of {claimed:.3f}, with `{' '.join(bugs['words'])}`, so "
+        f"that bounds are lower than above; bounds above the claim are bold. The gradient audit "
+        f"finds {len(gradient)} of {len(planted)}, the audit in one run {len(in_run)}.",
         "",
         *table(("fault", *names, "found by"), rows),
         "",
@@ -221,7 +226,7 @@ def provenance(documents: list[Document], bugs: Document | None) -> list[str]:
         commit = str(git.get("commit", "unknown"))[:12]
         dirty = " with changes" if git.get("dirty") else ""
         lines.append(
-            f"* {name}: `{made['command']}`, dpexp at {commit}{dirty}, torch "
+            f"* {name}: `{made['command'].replace('audit_bugs', 'scripts/audit_bugs')}`, dpexp at {commit}{dirty}, torch "
             f"{packages.get('torch')}, dp-accounting {packages.get('dp-accounting')}, Python "
             f"{made['python']}, {made['cpu']}: {outcome}"
         )

@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dpexp.accounting.papers import SETTINGS, TITLES, UNKNOWN, Checked, Paper, check
+from dpexp.accounting.papers import (
+    SETTINGS,
+    TITLES,
+    UNKNOWN,
+    Checked,
+    Paper,
+    check,
+    rounded_up,
+)
 from dpexp.record.provenance import describe_provenance
 
 TARGET = Path(__file__).resolve().parents[1] / "results" / "budgets"
@@ -94,16 +102,18 @@ def findings(checked: Sequence[Checked]) -> list[str]:
         f"to be: it lies below the lower end of PRV's interval. The sound bound is {least:.2f} to "
         f"{factor:.1f} times as large.",
         f"* SNLI with BERT: {snli.setting.eps:g} is published for noise multiplier "
-        f"{snli.noise_multiplier:g}; it is {snli.poisson.epsilon:.2f} by PRV, and RDP bounds it by "
-        f"{snli.poisson.rdp:.2f}. Were the batches shuffled, {snli.shuffled:.0f} is what holds.",
-        f"* BEiT on CIFAR-10 and CIFAR-100: 1 is published; it is {beit[0].poisson.epsilon:.2f} "
-        f"had the batches of the readme's command been Poisson samples. The script shuffles, and "
-        f"for that {beit[0].shuffled:.2f} is what holds. The paper's batch and epochs are unknown; "
-        f"over the candidates it is {poisson[0]:.2f} to {poisson[-1]:.2f} and {shuffled[0]:.1f} to "
-        f"{shuffled[-1]:.1f}.",
+        f"{snli.noise_multiplier:g}; it is {rounded_up(snli.poisson.epsilon)} by PRV, and RDP "
+        f"bounds it by {rounded_up(snli.poisson.rdp)}. Were the batches shuffled, "
+        f"{snli.shuffled:.0f} is what holds.",
+        f"* BEiT on CIFAR-10 and CIFAR-100: 1 is published; it is "
+        f"{rounded_up(beit[0].poisson.epsilon)} had the batches of the readme's command been "
+        f"Poisson samples. The script shuffles, and for that {rounded_up(beit[0].shuffled)} is "
+        f"what holds. The paper's batch and epochs are unknown; over the candidates it is "
+        f"{rounded_up(poisson[0])} to {rounded_up(poisson[-1])} and {rounded_up(shuffled[0])} to "
+        f"{rounded_up(shuffled[-1])}.",
         f"* The central limit is worst where the noise is small or the steps are few: the training "
         f"script's default, one epoch for epsilon {script.setting.eps:g}, is "
-        f"{script.poisson.epsilon:.2f} had the batches been Poisson samples.",
+        f"{rounded_up(script.poisson.epsilon)} had the batches been Poisson samples.",
         "* What no source states is assumed, and marked by a number below each table.",
     ]
 
@@ -131,7 +141,7 @@ def table(checked: Sequence[Checked], paper: Paper) -> list[str]:
             notes += [setting.assumed] * (setting.assumed not in notes)
             mark = f" [{notes.index(setting.assumed) + 1}]"
         tilde = "" if setting.noise_multiplier is not None else "~"
-        epsilons = ("-" if e is None else f"{e:.2f}" for e in (bounds.prv, bounds.pld, bounds.rdp))
+        epsilons = map(rounded_up, (bounds.prv, bounds.pld, bounds.rdp))
         cells = (
             setting.name + mark,
             str(setting.batch),
@@ -139,7 +149,7 @@ def table(checked: Sequence[Checked], paper: Paper) -> list[str]:
             f"{tilde}{each.noise_multiplier:.3f}",
             f"{setting.eps:g}",
             *epsilons,
-            f"{each.shuffled:.2f}",
+            rounded_up(each.shuffled),
             setting.sampling,
             setting.source,
         )

@@ -3,8 +3,8 @@
 One JSON object a line, appended and never changed; each carries a digest over itself and all lines
 before it. A run that is killed at any moment has taken no step that is not in its ledger, so the
 epsilon computed from the ledger is an upper bound whatever happened. Steps are charged in blocks,
-long enough that writing them takes `SHARE` of the time of training where the disk answers as fast
-as it did last, unless the caller asks for shorter ones.
+long enough that writing one takes `SHARE` of the time of its steps where the disk answers as fast
+as it did last, but no longer than the caller allows.
 
 The digests find damage and hand edits, not forgery: there is no secret in them.
 """

@@ -10,6 +10,7 @@ arXiv:2205.10683 ("ghost"); their public code; Opacus 0.15, on which both build.
 states is written down in `Setting.assumed`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,6 +104,11 @@ class Checked:
     claimed: float
     poisson: Bounds
     shuffled: float
+
+
+def rounded_up(bound: float | None) -> str:
+    """Return an upper bound with two decimals, which is one still; "-" where there is none."""
+    return "-" if bound is None else f"{math.ceil(100 * bound - 1e-9) / 100:.2f}"
 
 
 def check(setting: Setting) -> Checked:

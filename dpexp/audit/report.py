@@ -111,8 +111,8 @@ def _finding_line(finding: Finding, claimed: float, width: int) -> str:
     rates, low = finding.rates, lower_bound(finding)
     return (
         f"          {finding.name:<{width}}  epsilon >= {low:.3f}, {low / claimed:.2f} of "
-        f"{claimed:.4g}; {rates.false_positives:,} of {rates.num_out:,} out taken for in, "
-        f"{rates.false_negatives:,} of {rates.num_in:,} in missed" + _flag(low, claimed)
+        f"{claimed:.4g}; {rates.false_positives:,} of {rates.num_out:,} absent taken for present, "
+        f"{rates.false_negatives:,} of {rates.num_in:,} present missed" + _flag(low, claimed)
     )
 
 

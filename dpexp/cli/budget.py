@@ -173,7 +173,13 @@ def remarks(result: "Budget", price: "SearchPrice | None" = None) -> list[str]:
     notes = dict.fromkeys(note for row in result.rows for note in row.bounds.notes)
     lines += [f"note: {note}" for note in notes]
     lines += [] if price is None else search_lines(price)
-    return [*lines, f"use this noise: dpexp train noise_multiplier={first.noise_multiplier:g}"]
+    of_one = "" if price is None else ", for one run"
+    return [
+        *lines,
+        f"use this noise{of_one}, on {result.num_train} training samples: dpexp train "
+        f"noise_multiplier={first.noise_multiplier:g} batch={result.batch} "
+        f"steps={result.num_steps} delta={result.delta:g}",
+    ]
 
 
 def search_lines(price: "SearchPrice") -> list[str]:

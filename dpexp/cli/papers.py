@@ -70,11 +70,13 @@ def as_text(checked: Sequence["Checked"], unknown: Sequence["Unknown"]) -> str:
 
 def table(checked: Sequence["Checked"], notes: Sequence[str]) -> list[list[str]]:
     """Return header and rows; what is assumed as its place among the notes."""
+    from dpexp.accounting.papers import rounded_up
+
     rows = [list(HEADER)]
     for each in checked:
         setting, bounds = each.setting, each.poisson
         is_derived = setting.noise_multiplier is None
-        epsilons = (setting.eps, bounds.prv, bounds.pld, bounds.rdp, each.shuffled)
+        epsilons = (bounds.prv, bounds.pld, bounds.rdp, each.shuffled)
         rows.append(
             [
                 setting.name,
@@ -82,7 +84,8 @@ def table(checked: Sequence["Checked"], notes: Sequence[str]) -> list[list[str]]
                 str(each.num_steps),
                 f"{setting.delta:.2g}",
                 f"{'~' * is_derived}{each.noise_multiplier:.3f}",
-                *("-" if value is None else f"{value:.2f}" for value in epsilons),
+                f"{setting.eps:.2f}",
+                *map(rounded_up, epsilons),
                 str(each.num_epochs),
                 setting.sampling,
                 f"[{notes.index(setting.assumed) + 1}]" if setting.assumed else "",

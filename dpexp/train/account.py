@@ -35,14 +35,9 @@ class Account:
     def charge(self, step: int, next_save: int, step_seconds: float | None) -> bool:
         """As `Ledger.charge`; without noise there is nothing to charge.
 
-        What is charged ahead is lost to a crash unless it can be repeated, so it does not go beyond
-        the next checkpoint then.
+        What is charged ahead may be lost to a crash, so it ends with the next checkpoint.
         """
-        if self.ledger is None:
-            return True
-        is_repeatable = self.ledger.charges.last.arithmetic is not None
-        until = self.deal.num_steps if is_repeatable else next_save
-        return self.ledger.charge(step, until, step_seconds)
+        return self.ledger is None or self.ledger.charge(step, next_save, step_seconds)
 
     def epsilon(self, step: int | None = None) -> float:
         """Return an upper bound on the epsilon of all that was charged.

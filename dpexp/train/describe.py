@@ -1,6 +1,7 @@
 """What a run says of itself before its first step: model, data, steps, privacy, cost."""
 
 from dpexp.mechanism import Sampler, whole_batches
+from dpexp.sampling import num_dropped
 from dpexp.train.deal import Deal
 from dpexp.train.job import Job
 from dpexp.train.optimization import lr_factor
@@ -29,16 +30,30 @@ def describe(job: Job) -> list[str]:
         f"{built.image_size}",
         *_test_lines(job),
         *(f"          {note}" for note in job.splits.notes),
-        f"steps     K = {deal.num_steps:,} of expected batch B = {config.batch:,} (q = "
-        f"{deal.sampling_rate:.4g}), in micro-batches of at most {job.micro_batch}",
+        f"steps     K = {deal.num_steps:,} of {_batch(job)}, in micro-batches of at most "
+        f"{job.micro_batch}",
         *_schedule_lines(job),
         *_privacy_lines(job),
     ]
     seconds = deal.num_steps * config.batch * job.seconds_a_sample
-    cost = (
-        f"cost      about {duration(seconds)} on {job.device.type}, if it goes as one sample went"
-    )
+    cost = f"cost      about {duration(seconds)} on {job.device.type}, by the time of a few samples"
     return [*lines, cost]
+
+
+def _batch(job: Job) -> str:
+    """Return how large a step's batch is."""
+    deal, batch = job.deal, job.config.batch
+    sampler = deal.mechanism.sampler if deal.mechanism else "poisson"
+    per_epoch = whole_batches(deal.sampling_rate)
+    if sampler == "shuffle":
+        left_out = num_dropped(deal.num_train, batch)
+        return f"B = {batch:,}, shuffled, {per_epoch:,} an epoch; {left_out:,} samples are left out"
+    if sampler == "balls_and_bins":
+        return (
+            f"expected {deal.num_train / per_epoch:.4g} samples, {per_epoch:,} an epoch (sums are "
+            f"divided by B = {batch:,})"
+        )
+    return f"expected batch B = {batch:,} (q = {deal.sampling_rate:.4g})"
 
 
 def _schedule_lines(job: Job) -> list[str]:
@@ -118,13 +133,13 @@ def _sampler_lines(deal: Deal) -> list[str]:
     if mechanism.sampler == "balls_and_bins":
         num_batches = whole_batches(mechanism.sampling_rate)
         lines.append(
-            f"          each epoch every sample goes to one of {num_batches:,} batches, of "
-            f"expected size {deal.num_train / num_batches:.4g}; an epoch once started counts whole"
+            f"          each epoch every sample goes to one of {num_batches:,} batches; an epoch "
+            f"once started counts whole"
         )
     if lines:
         lines += [
             f"          accountant: {deal.accountant}",
-            f"          epsilon <= {bounds.epsilon:.4g} had the batches been Poisson draws:",
+            f"          beside it, Poisson draws of that size: epsilon <= {bounds.epsilon:.4g}",
         ]
     return lines
 

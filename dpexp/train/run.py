@@ -85,8 +85,19 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
         job = replace(job, attempt=account.attempt)
         changed = [f"{key}={value}" for key, value in overrides.items()]
         folder.resume_from(step, ["dpexp", "train", f"resume={path}", *changed])
-        say(f"resuming  {path} after step {step:,}")
+        say(f"resuming  {path} after step {step:,}{_charged_beyond(account, step)}")
         return _train(job, folder, account, saved)
+
+
+def _charged_beyond(account: Account, step: int) -> str:
+    """Return what becomes of steps that were charged but are in no checkpoint."""
+    ledger = account.ledger
+    if ledger is None or ledger.furthest <= step:
+        return ""
+    lost = f"; steps up to {ledger.furthest:,} were charged and may have been taken: "
+    if ledger.charges.last.to > step:
+        return f"{lost}they are repeated bit for bit, and cost nothing"
+    return f"{lost}they are drawn afresh and charged again, so the run will end earlier"
 
 
 def _train(job: Job, folder: RunFolder, account: Account, start: Saved) -> dict[str, Any]:
@@ -159,7 +170,7 @@ def _write_outcome(
     summary |= outcome.named()
     if outcome.test is not None:
         epsilon = summary["privacy/epsilon"]
-        subtitle = f"epsilon = {epsilon:.3g} at delta = {deal.delta:g}, {deal.num_steps:,} steps"
+        subtitle = f"epsilon <= {epsilon:.4g} at delta = {deal.delta:g}, {deal.num_steps:,} steps"
         title = f"{job.built.name} on {job.config.dataset.name}"
         write_reliability(folder, outcome.test, title=title, subtitle=subtitle)
         folder.write_summary(summary)
@@ -183,6 +194,11 @@ def _conclude(
         say(stopped)
         folder.log(stopped)
         say(f"          dpexp train resume={quoted}")
+        if summary["privacy/epsilon"] < math.inf:
+            say(
+                f"privacy   epsilon <= {summary['privacy/epsilon']:.4g} so far; going on to the "
+                f"end makes it {job.deal.epsilon_after(job.deal.num_steps):.4g} in all"
+            )
         raise KeyboardInterrupt
     if outcome.state == "diverged":
         message = (
@@ -202,7 +218,10 @@ def _conclude(
         say(early)
         folder.log(early)
     epsilon = summary["privacy/epsilon"]
-    bound = f"epsilon <= {epsilon:.4g} at delta {job.deal.delta:g}, " * (epsilon < math.inf)
+    bound = f"epsilon <= {epsilon:.4g} at delta {job.deal.delta:g}" * (epsilon < math.inf)
+    if bound and job.deal.guarantee == "none":
+        bound += f" as shuffled ({job.deal.adjacency})"
+    bound += ", " * bool(bound)
     peak, seconds = summary["memory/peak_gib"], summary["time/total_seconds"]
     for line in (
         measures(outcome.test),

@@ -10,7 +10,7 @@ from dpexp.train.deal import Deal
 
 NOT_COVERED = (
     "choosing hyperparameters or checkpoints by looking at this data",
-    "training statistics in logs, all under unsafe/",
+    "training statistics in logs: keys that begin with unsafe/, and times",
     "attacks on floating-point rounding or on timing",
     "the digest of the training data in ledger.jsonl, for that reason not for release",
     "another run that goes on from a copy of this folder",
@@ -46,7 +46,7 @@ def running_document(config: TrainConfig, account: Account, first_step: int) -> 
     deal = account.deal
     return {
         **_numbers(config, deal, deal.epsilon_after(deal.num_steps)),
-        "covers": "all steps that the run may take: it has not stopped by itself",
+        "covers": "the whole planned run: written when it began, replaced when it stops by itself",
         "steps_done": first_step,
         "steps_charged": deal.num_steps,
         "attempts": account.attempt + 1,
@@ -95,8 +95,10 @@ def _sentence(deal: Deal, epsilon: float) -> str:
     """Return what the numbers mean, or that they promise nothing."""
     if deal.guarantee == "none":
         return f"No guarantee: {deal.reason}."
+    known = "To whoever does not know the seed, which config.yaml holds: for"
+    opening = known if deal.guarantee == "seeded" else "For"
     return (
-        f"For any two training sets that differ in one sample ({deal.adjacency}) and any set S of "
-        f"weights that this run may end or stop with, P(weights in S | one) <= exp({epsilon:.6g}) "
-        f"P(weights in S | the other) + {deal.delta:g}."
+        f"{opening} any two training sets that differ in one sample ({deal.adjacency}) and any set "
+        f"S of weights that this run may end or stop with, P(weights in S | one) <= "
+        f"exp({epsilon:.6g}) P(weights in S | the other) + {deal.delta:g}."
     )

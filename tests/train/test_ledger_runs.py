@@ -105,7 +105,7 @@ def test_while_it_runs_and_after_a_kill_the_statement_bounds_the_whole_run(tmp_p
     folder = crash(tmp_path, 6)
     privacy = document(folder, "privacy")
     assert privacy["epsilon"] == document(whole, "privacy")["epsilon"]
-    assert privacy["covers"].startswith("all steps that the run may take")
+    assert privacy["covers"].startswith("the whole planned run")
 
 
 def test_secure_steps_redone_are_charged_again_and_the_budget_ends_the_run(tmp_path, whole, capsys):

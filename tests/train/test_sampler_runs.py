@@ -46,7 +46,7 @@ def test_truncated_poisson_says_its_limit_and_meets_its_target(tmp_path, capsys)
     assert "accountant: PLD of dp-accounting, truncated Poisson sampling" in out
     # Poisson would need less noise for the same epsilon.
     poisson = epsilon_bounds(sigma, q, 23, 1e-5).epsilon
-    assert f"epsilon <= {poisson:.4g} had the batches been Poisson draws" in out
+    assert f"beside it, Poisson draws of that size: epsilon <= {poisson:.4g}" in out
     assert poisson < 1.5
 
 
@@ -83,7 +83,8 @@ def test_balls_and_bins_take_every_sample_once_an_epoch(tmp_path, capsys):
     assert 1.98 < privacy["epsilon"] == epsilons[22] <= 2.0
     assert privacy["epsilon"] < shuffled.epsilon(sigma, 2, 1e-5)
     assert "balls-and-bins batches; add or remove one sample" in out
-    assert "one of 22 batches, of expected size 65.36; an epoch once started counts whole" in out
+    assert "K = 23 of expected 65.36 samples, 22 an epoch (sums are divided by B = 64)" in out
+    assert "one of 22 batches; an epoch once started counts whole" in out
     assert "accountant: privacy loss distribution of an epoch, balls-and-bins sampling" in out
 
 
