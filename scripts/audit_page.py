@@ -226,7 +226,8 @@ def provenance(documents: list[Document], bugs: Document | None) -> list[str]:
         commit = str(git.get("commit", "unknown"))[:12]
         dirty = " with changes" if git.get("dirty") else ""
         lines.append(
-            f"* {name}: `{made['command'].replace('audit_bugs', 'scripts/audit_bugs')}`, dpexp at {commit}{dirty}, torch "
+            f"* {name}: `{made['command'].replace('audit_bugs', 'scripts/audit_bugs')}`, "
+            f"dpexp at {commit}{dirty}, torch "
             f"{packages.get('torch')}, dp-accounting {packages.get('dp-accounting')}, Python "
             f"{made['python']}, {made['cpu']}: {outcome}"
         )
