@@ -201,3 +201,11 @@ def test_odd_validation_is_refused(validation):
     for size in ("n=2000", "dataset=cifar10"):
         with pytest.raises(ConfigError, match=r"dataset.validation=.*: must be a fraction below 1"):
             read([*words, size])
+
+
+def test_the_last_line_is_a_command_for_the_setting_that_was_asked(capsys):
+    words = ["batch=100", "n=1000", "steps=5", "delta=1e-6"]
+    assert run(["noise_multiplier=2", *words]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("use this noise, on 1000 training samples: dpexp train ")
+    assert last.endswith("noise_multiplier=2 batch=100 steps=5 delta=1e-06")

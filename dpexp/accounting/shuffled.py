@@ -26,9 +26,4 @@ def epsilon(noise_multiplier: float, num_epochs: float, delta: float) -> float:
 
 def epochs_started(num_steps: int, sampling_rate: float) -> int:
     """Return how many epochs K steps touch."""
-    return -(-num_steps // batches_per_epoch(sampling_rate))
-
-
-def batches_per_epoch(sampling_rate: float) -> int:
-    """Return floor(1 / q) = floor(N / B): whole batches, as the incomplete last one is dropped."""
-    return whole_batches(sampling_rate)
+    return -(-num_steps // whole_batches(sampling_rate))

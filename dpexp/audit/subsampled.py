@@ -37,10 +37,6 @@ class Family:
     sampling_rate: float
     num_steps: int
 
-    def epsilon(self, delta: float) -> float:
-        """Return epsilon of the claimed mechanism at `delta`; an upper bound, 3e-4 loose."""
-        return pld.epsilon(self.noise_multiplier, self.sampling_rate, self.num_steps, delta)
-
     def least_epsilon(self, rates: ErrorRates, delta: float) -> float:
         """Return the smallest epsilon in the family that allows such error rates."""
         if self.sampling_rate == 1:

@@ -14,6 +14,7 @@ from scipy import integrate, stats
 
 from dpexp.accounting import gaussian, gdp, pld, prv, rdp, shuffled
 from dpexp.errors import AccountingError
+from dpexp.mechanism import whole_batches
 
 ACCOUNTANTS = {"prv": prv.epsilon, "pld": pld.epsilon, "rdp": rdp.epsilon, "gdp": gdp.epsilon}
 UPPER_BOUNDS = {name: ACCOUNTANTS[name] for name in ("prv", "pld", "rdp")}
@@ -177,7 +178,7 @@ def test_epochs_started(steps, batch, num_train, epochs):
 @pytest.mark.parametrize("batch", range(1, 400, 7))
 def test_batches_per_epoch_are_those_of_whole_numbers(batch):
     for num_train in (400, 1797, 50000, 1281167):
-        assert shuffled.batches_per_epoch(batch / num_train) == num_train // batch
+        assert whole_batches(batch / num_train) == num_train // batch
 
 
 def test_prv_takes_the_error_it_can_afford():

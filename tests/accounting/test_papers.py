@@ -7,7 +7,7 @@ import mpmath
 import pytest
 
 from dpexp.accounting import gaussian, pld
-from dpexp.accounting.papers import SETTINGS, TITLES, UNKNOWN, check
+from dpexp.accounting.papers import SETTINGS, TITLES, UNKNOWN, check, rounded_up
 
 pytestmark = pytest.mark.slow  # the first time; every setting, by every accountant
 checked = cache(check)
@@ -95,3 +95,10 @@ def test_beits_unknown_setting_is_bracketed():
     sound = [pld.epsilon(checked(s).noise_multiplier, s.sampling_rate, s.num_steps, s.delta)
              for s in candidates]  # fmt: skip
     assert 1.1 < min(sound) < max(sound) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("bound", "shown"), [(1.2638, "1.27"), (1.26, "1.26"), (3.3001, "3.31"), (None, "-")]
+)
+def test_a_bound_with_two_decimals_is_a_bound(bound, shown):
+    assert rounded_up(bound) == shown

@@ -34,7 +34,7 @@ def noise_of_sigma() -> AbstractContextManager[object]:
 
 def clipping_skipped() -> AbstractContextManager[object]:
     """Let every gradient through as it is."""
-    unclipped = {name: lambda norms, bound, stability: torch.ones_like(norms) for name in FUNCTIONS}
+    unclipped = dict.fromkeys(FUNCTIONS, _ones)
     return patch.dict("dpexp.clipping.factors.FUNCTIONS", unclipped)
 
 
@@ -169,14 +169,17 @@ def sampled_more_often(factor: float) -> AbstractContextManager[object]:
     return patch.object(sampling, "poisson_batch", often)
 
 
+def _ones(norms, bound, stability):
+    return torch.ones_like(norms)
+
+
 @contextmanager
 def clipped_after_sum() -> Iterator[None]:
     """Clip the sum of a micro-batch to R, in place of each sample's gradient."""
     backward = PrivacyEngine.backward
 
     def summing(self, losses, mask=None):
-        ones = lambda norms, bound, stability: torch.ones_like(norms)  # noqa: E731
-        with patch.object(self._clipper, "_function", ones):
+        with patch.object(self._clipper, "_function", _ones):
             norms = backward(self, losses, mask)
         total = torch.sqrt(sum(p.grad.square().sum() for p in self.names))
         factor = min(1.0, float(self.mechanism.clip_norm / total))
