@@ -14,6 +14,7 @@ from packaging.version import Version
 LEVEL = {
     "errors": 0,
     "schema": 0,
+    "claims": 1,
     "config": 1,
     "mechanism": 1,
     "accounting": 2,
@@ -29,9 +30,13 @@ LEVEL = {
     "doctor": 5,
     "bench": 5,
     "audit": 5,
+    "recalibration": 5,
+    "sweep": 5,
+    "theory": 5,
+    "report": 5,
     "cli": 6,
 }
-TORCH_FREE = {"errors", "schema", "config", "mechanism", "accounting", "sampling", "cli"}
+TORCH_FREE = {"errors", "schema", "claims", "config", "mechanism", "accounting", "sampling", "cli"}
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("dpexp/**/*.py"))
 CODE = [path for path in FILES if path.name != "__init__.py"]

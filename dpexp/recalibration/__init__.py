@@ -1,0 +1,1 @@
+"""Temperature and Platt scaling of trained models, private or marked as not."""

@@ -1,0 +1,1 @@
+"""What run folders show, held against the papers: tables, figures, verdicts and a page."""
