@@ -1,0 +1,237 @@
+"""Runs that belong together: a point is one setting over seeds, a grid is points over R and lr."""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dpexp.record.config_hash import FREE_KEYS, flatten
+from dpexp.record.strict_json import to_text
+from dpexp.report.runs import Run
+
+# What the points of a grid may differ in. Length, evaluations and how sigma was asked for are
+# among them, because a search for lr is shorter and is given the sigma of the runs it is for.
+GRID_KEYS = (
+    "seed",
+    "clipping.norm",
+    "optimizer.lr",
+    "epochs",
+    "steps",
+    "eps",
+    "noise_multiplier",
+    "evaluate_every",
+    "evaluate_samples",
+    "checkpoint_every",
+    "dataset.root",
+    "dataset.download",
+)
+SELECTED_BY = "val/accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Runs that are equal in everything but the seed.
+
+    Attributes:
+        runs: In the order of their seeds, one a seed; at least one.
+    """
+
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """The run that stands for what all of them share."""
+        return self.runs[0]
+
+    @property
+    def clip_norm(self) -> float:
+        """R, gradient units."""
+        return self.first.clip_norm
+
+    @property
+    def lr(self) -> float:
+        """Learning rate."""
+        return self.first.lr
+
+    @property
+    def steps(self) -> int:
+        """Optimizer updates planned."""
+        return self.first.steps
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds, ascending."""
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def num_diverged(self) -> int:
+        """How many of the runs diverged."""
+        return sum(run.has_diverged for run in self.runs)
+
+    def values(self, key: str) -> dict[int, float]:
+        """Return a measure, such as test/ece, by seed; seeds that lack it are left out."""
+        found = {run.seed: run.measure(key) for run in self.runs}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def mean(self, key: str) -> float | None:
+        """Return the mean of a measure over seeds; None if a run lacks it."""
+        values = self.values(key)
+        return statistics.fmean(values.values()) if len(values) == len(self.runs) else None
+
+    def sd(self, key: str) -> float | None:
+        """Return the standard deviation over seeds; None below two seeds, or if a run lacks it."""
+        values = self.values(key)
+        if len(values) < max(2, len(self.runs)):
+            return None
+        return statistics.stdev(values.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Points of one experiment, data set, model and sigma that differ in R, lr and seed alone.
+
+    Attributes:
+        experiment: Name of the experiment; None for runs without one.
+        data: Name of the data set.
+        model: Name of the network.
+        eps: Target epsilon of the final runs, or the one they spent; None for ordinary training.
+        sigma: Noise multiplier, the same for every R; None for ordinary training.
+        final: Points of the longest runs, by R, then lr.
+        search: Points of shorter runs, by R, then lr; often empty.
+        notes: What is odd about it, one sentence each: an R whose final lr is not the one that the
+            search chooses, seeds that are missing.
+    """
+
+    experiment: str | None
+    data: str
+    model: str
+    eps: float | None
+    sigma: float | None
+    final: tuple[Point, ...]
+    search: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def norms(self) -> tuple[float, ...]:
+        """Every R among the final points, ascending."""
+        return tuple(sorted({point.clip_norm for point in self.final}))
+
+    @property
+    def chosen(self) -> dict[float, Point]:
+        """For each R its final point; of several lr the one with the best validation accuracy."""
+        return {norm: best_of(p for p in self.final if p.clip_norm == norm) for norm in self.norms}
+
+    @property
+    def lr_chosen(self) -> dict[float, float]:
+        """For each R of the search the lr with the best validation accuracy."""
+        norms = sorted({point.clip_norm for point in self.search})
+        return {norm: best_of(p for p in self.search if p.clip_norm == norm).lr for norm in norms}
+
+    @property
+    def label(self) -> str:
+        """Data, model and epsilon in a few words."""
+        eps = "no privacy" if self.eps is None else f"epsilon {self.eps:.3g}"
+        return f"{self.data}, {self.model}, {eps}"
+
+
+def best_of(points: Iterable[Point], key: str = SELECTED_BY) -> Point:
+    """Return the point with the best mean of `key`, of equals the smaller lr.
+
+    Points with a diverged run come last, before them those that were not measured on `key`.
+    """
+    return max(points, key=lambda point: (_selection(point, key), -point.lr))
+
+
+def _selection(point: Point, key: str) -> float:
+    if point.num_diverged:
+        return -2.0
+    mean = point.mean(key)
+    return -1.0 if mean is None else mean
+
+
+def points_of(runs: Iterable[Run]) -> list[Point]:
+    """Return runs gathered by everything but the seed; points by experiment, R, lr and sigma."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_key(run, ("seed", "dataset.root", "dataset.download")), []).append(run)
+    points = [
+        Point(runs=tuple(sorted(group, key=lambda run: run.seed))) for group in groups.values()
+    ]
+    return sorted(points, key=_order)
+
+
+def grids_of(points: Iterable[Point]) -> list[Grid]:
+    """Return points gathered by everything but R, lr, seed and length, sigma being equal.
+
+    The longest points of a group are final; shorter ones are a search for lr.
+    """
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        sigma = None if point.first.sigma is None else f"{point.first.sigma:.3g}"
+        groups.setdefault(f"{sigma} {_key(point.first, GRID_KEYS)}", []).append(point)
+    return [_grid(sorted(group, key=_order)) for group in groups.values()]
+
+
+def same_but_for(run: Run, keys: Iterable[str]) -> str:
+    """Return a text that is equal for runs that differ in `keys` alone, whatever experiment."""
+    return to_text(_fixed(run, keys))
+
+
+def _grid(points: list[Point]) -> Grid:
+    longest = max(point.steps for point in points)
+    final = tuple(point for point in points if point.steps == longest)
+    run = final[0].first
+    grid = Grid(
+        experiment=run.experiment,
+        data=run.data,
+        model=run.model,
+        eps=run.eps,
+        sigma=run.sigma,
+        final=final,
+        search=tuple(point for point in points if point.steps < longest),
+    )
+    return replace(grid, notes=tuple(_notes(grid)))
+
+
+def _notes(grid: Grid) -> Iterable[str]:
+    chosen = grid.lr_chosen
+    for norm in grid.norms:
+        lrs = sorted({point.lr for point in grid.final if point.clip_norm == norm})
+        if norm in chosen and lrs != [chosen[norm]]:
+            used = ", ".join(f"{lr:g}" for lr in lrs)
+            yield (
+                f"R {norm:g}: the search on validation chooses lr {chosen[norm]:g}, the final runs "
+                f"took {used}"
+            )
+        if len(lrs) > 1 and all(
+            point.mean(SELECTED_BY) is None for point in grid.final if point.clip_norm == norm
+        ):
+            yield (
+                f"R {norm:g}: {len(lrs)} learning rates and no validation part to choose on; the "
+                f"smallest that did not diverge stands for it"
+            )
+    seeds = {point.seeds for point in grid.chosen.values()}
+    if len(seeds) > 1:
+        every = sorted(set().union(*seeds))
+        lacking = [p.clip_norm for p in grid.chosen.values() if list(p.seeds) != every]
+        yield f"not every seed of {every} is there at R {', '.join(f'{r:g}' for r in lacking)}"
+
+
+def _key(run: Run, left_out: Iterable[str]) -> str:
+    return f"{run.experiment} {to_text(_fixed(run, left_out))}"
+
+
+def _fixed(run: Run, left_out: Iterable[str]) -> Mapping[str, Any]:
+    # The data set by its name: its folder is another on another machine.
+    leaves = flatten(run.config) | {"data": run.data}
+    dropped = {*FREE_KEYS, *left_out}
+    return {
+        key: value
+        for key, value in sorted(leaves.items())
+        if key not in dropped and key.partition(".")[0] not in FREE_KEYS
+    }
+
+
+def _order(point: Point) -> tuple[Any, ...]:
+    run = point.first
+    return run.experiment or "", run.data, run.sigma or 0.0, run.clip_norm, run.lr, run.steps

@@ -1,0 +1,131 @@
+"""One training run as a report sees it: what it was, what it measured, and its curve."""
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any
+
+from dpexp.record.config_hash import config_hash
+
+FOLDER_SETS = ("parquet", "imagefolder")  # data sets that are named by the folder they lie in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run that ended: its summary is final, or it diverged.
+
+    Attributes:
+        name: Of its folder, or of its kept file without the ending.
+        experiment: The word after experiment= in its command; None without one.
+        state: done or diverged.
+        config: Every key of the run, nested, defaults filled in; no path of a machine.
+        summary: Of summary.json: `test/*`, `val/*`, `privacy/*`, `time/*`; a measure of a
+            diverged run is None.
+        privacy: Of privacy.json; {} for ordinary training that has none.
+        reliability: `edges`, `count`, `accuracy`, `confidence` per bin; None if it diverged.
+        calibration: Of calibration.json: `measures`, each with `value`, `low`, `high` and, where
+            one exists, `null_low`, `null_high`; None for a run that has none.
+        curve: Rows by step, at most some 400: `step`, `val/*` and `test/*` where the run was
+            evaluated there, `unsafe/loss_nats` and `unsafe/clipped_fraction` as means over the
+            steps since the row before.
+        provenance: command, started, git, packages, python, cpu, cpu_count, gpus.
+    """
+
+    name: str
+    experiment: str | None
+    state: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    privacy: Mapping[str, Any]
+    reliability: Mapping[str, Any] | None
+    calibration: Mapping[str, Any] | None
+    curve: tuple[Mapping[str, Any], ...]
+    provenance: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """Seed of weights, batches and noise."""
+        return int(self.config["seed"])
+
+    @property
+    def clip_norm(self) -> float:
+        """R, gradient units, as configured."""
+        return float(self.config["clipping"]["norm"])
+
+    @property
+    def lr(self) -> float:
+        """Learning rate, before the schedule."""
+        return float(self.config["optimizer"]["lr"])
+
+    @property
+    def steps(self) -> int:
+        """Optimizer updates that were planned; a diverged run took fewer."""
+        planned = self.privacy.get("steps_planned", self.summary.get("steps"))
+        return int(planned or 0)
+
+    @property
+    def sigma(self) -> float | None:
+        """Noise multiplier; None for ordinary training."""
+        if not self.config["dp"]:
+            return None
+        value = self.summary.get("privacy/noise_multiplier", self.config["noise_multiplier"])
+        return None if value is None else float(value)
+
+    @property
+    def eps(self) -> float | None:
+        """Target epsilon, or the one spent where none was set; None for ordinary training."""
+        if not self.config["dp"]:
+            return None
+        value = self.config["eps"]
+        if value is None:
+            value = self.summary.get("privacy/epsilon", self.privacy.get("epsilon"))
+        return None if value is None else float(value)
+
+    @property
+    def data(self) -> str:
+        """Name of the data set; that of its folder where it was read from one of one's own."""
+        dataset = self.config["dataset"]
+        is_folder = dataset["name"] in FOLDER_SETS and dataset["root"]
+        return PurePath(dataset["root"]).name if is_folder else str(dataset["name"])
+
+    @property
+    def model(self) -> str:
+        """Name of the network."""
+        return str(self.config["model"]["name"])
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether its outputs stopped being finite."""
+        return self.state == "diverged"
+
+    @cached_property
+    def hash(self) -> str:
+        """Eight hexadecimal digits, equal for equal runs wherever their data lay."""
+        return config_hash(self.config)
+
+    def measure(self, key: str) -> float | None:
+        """Return one measure of the summary, such as test/ece; None if the run has none."""
+        value = self.summary.get(key)
+        if value is None and key.startswith("test/") and self.calibration is not None:
+            entry = self.calibration.get("measures", {}).get(key.removeprefix("test/"))
+            value = None if entry is None else entry.get("value")
+        return None if value is None or not math.isfinite(float(value)) else float(value)
+
+    def null_band(self, measure: str) -> tuple[float, float] | None:
+        """Return what a perfectly calibrated model of the same confidences shows, 95 % of times."""
+        entry = (self.calibration or {}).get("measures", {}).get(measure, {})
+        low, high = entry.get("null_low"), entry.get("null_high")
+        return None if low is None or high is None else (float(low), float(high))
+
+
+def experiment_of(command: str) -> str | None:
+    """Return the word after experiment= in a command; None without one."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return None
+    found = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
+    return found[-1] if found else None
