@@ -23,6 +23,7 @@ from dpexp.metrics.binning import DEFAULT_BINS, equal_mass_bin, equal_width_bin,
 from dpexp.metrics.predictions import Predictions, check_labels, predict
 
 Measure = Callable[[Predictions, Tensor, Tensor], Tensor]
+_TIE = 1e-12  # confidences no further apart differ by rounding alone
 
 
 def accuracy(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
@@ -104,6 +105,18 @@ def underconfidence(
     return measure(partial(_signed_ece, bins=bins, sign=1), logits, labels)
 
 
+def ks_error(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
+    """Return the Kolmogorov-Smirnov calibration error of the predicted class; needs no bins.
+
+    max over s of |sum over p_n <= s of (c_n - p_n)| / n: the largest distance between accuracy and
+    confidence, both accumulated in the order of confidence. Equal confidences are taken in one
+    step, so the result does not depend on the order of the samples.
+
+    Source: Gupta et al. 2021, arXiv:2006.12800, Section 3 (there: KS error, top-1).
+    """
+    return measure(_ks_error, logits, labels)
+
+
 def measure(function: Measure, logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> float:
     """Return the value of one measure on every sample once.
 
@@ -166,6 +179,15 @@ def _classwise_ece(
     return total / (predictions.probs.shape[1] * weights.sum(1))
 
 
+def _ks_error(predictions: Predictions, labels: Tensor, weights: Tensor) -> Tensor:
+    confidence, order = predictions.confidence.sort()
+    is_last_tied = torch.ones_like(confidence, dtype=torch.bool)
+    is_last_tied[:-1] = confidence.diff() > _TIE
+    residuals = weights * (_is_correct(predictions, labels) - predictions.confidence)
+    sums = residuals[:, order].cumsum(1)[:, is_last_tied]
+    return sums.abs().amax(1) / weights.sum(1)
+
+
 def _top_label_gaps(
     predictions: Predictions, labels: Tensor, weights: Tensor, bins: int
 ) -> tuple[Float[Tensor, "#r j"], Float[Tensor, "#r j"]]:
@@ -199,5 +221,6 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "classwise_ece": partial(_classwise_ece, bins=DEFAULT_BINS),
         "overconfidence": partial(_signed_ece, bins=DEFAULT_BINS, sign=-1),
         "underconfidence": partial(_signed_ece, bins=DEFAULT_BINS, sign=1),
+        "ks_error": _ks_error,
     }
 )

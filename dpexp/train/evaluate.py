@@ -21,11 +21,15 @@ class Evaluation:
         metrics: By name; None where a measure does not exist because the model has diverged.
         num_samples: How many samples it was measured on.
         reliability: Accuracy and confidence per bin; None for a diverged model.
+        logits: What the model said, float32 on the CPU, shape (n, classes).
+        labels: What it should have said, shape (n,).
     """
 
     metrics: dict[str, Any]
     num_samples: int
     reliability: Reliability | None
+    logits: Tensor
+    labels: Tensor
 
     @property
     def has_diverged(self) -> bool:
@@ -96,4 +100,4 @@ def evaluate(
     logits = logits_of(model, split, batch=batch, autocast=autocast, should_stop=should_stop)
     metrics = evaluate_metrics(logits, split.labels)
     bins = None if metrics["num_nonfinite"] else reliability(logits, split.labels)
-    return Evaluation(metrics, len(split), bins)
+    return Evaluation(metrics, len(split), bins, logits, split.labels)

@@ -76,6 +76,13 @@ def slow_equal_mass(pairs, bins):
     return [sum(p > end for end in ends) for p, _ in pairs]
 
 
+def slow_ks(pairs):
+    """Every threshold in turn, over all samples; thresholds within rounding of one are it."""
+    thresholds = [p for p, _ in pairs]
+    sums = [math.fsum(hit - p for p, hit in pairs if p <= s + 1e-12) for s in thresholds]
+    return max(abs(total) for total in sums) / len(pairs)
+
+
 def slow_values(logits, labels, bins=15):
     pairs, n = slow_top(logits, labels), len(labels)
     gaps = slow_binned(pairs, bins)
@@ -96,6 +103,7 @@ def slow_values(logits, labels, bins=15):
         "classwise_ece": sum(m * abs(gap) for g in per_class for m, gap in g) / n / num_classes,
         "overconfidence": sum(m * -gap for m, gap in gaps if gap < 0) / n,
         "underconfidence": sum(m * gap for m, gap in gaps if gap > 0) / n,
+        "ks_error": slow_ks(pairs),
     }
 
 
@@ -195,7 +203,7 @@ def test_properties_of_all_measures(logits, random):
     labels = torch.tensor([random.randrange(k) for _ in range(n)])
     values = evaluate_metrics(logits, labels)
 
-    for name in ("accuracy", "ece", "mce", "adaptive_ece", "classwise_ece"):
+    for name in ("accuracy", "ece", "mce", "adaptive_ece", "classwise_ece", "ks_error"):
         assert 0 <= values[name] <= 1 + 1e-12
     assert 0 <= values["brier"] <= 2 + 1e-12
     assert values["nll_nats"] >= 0
@@ -204,6 +212,7 @@ def test_properties_of_all_measures(logits, random):
     assert over + under == pytest.approx(values["ece"], abs=1e-12)
     mean_confidence = float(logits.softmax(1).amax(1).mean())
     assert over - under == pytest.approx(mean_confidence - values["accuracy"], abs=1e-12)
+    assert values["ks_error"] >= abs(over - under) - 1e-12
 
     order = torch.tensor(random.sample(range(n), n))
     assert evaluate_metrics(logits[order], labels[order]) == pytest.approx(values, abs=1e-12)
@@ -264,6 +273,16 @@ def test_mismatch_is_refused(logits, labels, message):
         evaluate_metrics(logits, labels)
     with pytest.raises(MetricError, match=message):
         measures.ece(logits, labels)
+
+
+def test_ks_error_sees_what_cancels_within_a_bin_and_takes_ties_at_once():
+    # 0.61 always wrong, 0.65 always right: one bin of 15 holds both, and there they cancel.
+    logits, labels = with_confidences([0.61] * 13 + [0.65] * 22, [False] * 13 + [True] * 22)
+    assert measures.ece(logits, labels) == pytest.approx(abs(22 * 0.35 - 13 * 0.61) / 35, abs=1e-12)
+    assert measures.ks_error(logits, labels) == pytest.approx(13 * 0.61 / 35, abs=1e-12)
+    # Tied and calibrated as a whole, in any order.
+    tied, right = with_confidences([0.75] * 4, [False, True, True, True])
+    assert measures.ks_error(tied, right) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ece", "adaptive_ece"])

@@ -12,7 +12,7 @@ from dpexp.train import run
 
 MEASURES = {
     "accuracy", "ece", "mce", "nll_nats", "brier", "adaptive_ece", "classwise_ece",
-    "overconfidence", "underconfidence", "num_nonfinite", "num_samples",
+    "overconfidence", "underconfidence", "ks_error", "num_nonfinite", "num_samples",
 }  # fmt: skip
 SUMMARY = {
     "schema", "privacy/epsilon", "privacy/delta", "privacy/noise_multiplier", "privacy/guarantee",
@@ -27,7 +27,7 @@ FILES = {
     "config.yaml", "command.txt", "provenance.json", "metrics.jsonl", "summary.json",
     "privacy.json", "status.json", "train.log", "plan.json", "reliability.json",
     "figures/reliability.png", "checkpoints/model.pt", "checkpoints/state.pt", ".lock",
-    "ledger.jsonl",
+    "ledger.jsonl", "calibration.json",
 }  # fmt: skip
 
 
@@ -50,6 +50,10 @@ def test_every_document_has_its_keys(short):
     assert {"edges", "count", "accuracy", "confidence"} <= set(bins)
     assert sum(bins["count"]) == document(short, "summary")["test/num_samples"]
     assert document(short, "plan")["uses"]
+    calibration, summary = document(short, "calibration"), document(short, "summary")
+    assert {
+        name: summary[f"test/{name}"] for name in MEASURES - {"num_nonfinite", "num_samples"}
+    } == {name: fields["value"] for name, fields in calibration["measures"].items()}
     assert {
         "guarantee", "reason", "epsilon_target", "epsilon", "delta", "steps_done", "steps_planned",
         "sampling_rate", "expected_batch_size", "num_train", "protocol", "sampler",
