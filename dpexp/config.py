@@ -28,6 +28,8 @@ _POSITIVE: Range = (lambda x: 0 < x < math.inf, "finite and above 0")
 _NOT_NEGATIVE: Range = (lambda x: 0 <= x < math.inf, "finite and at least 0")
 RANGES: dict[str, Range] = {
     "clipping.norm": _POSITIVE,
+    "clipping.tail_norm": _POSITIVE,
+    "clipping.tail_steps": (lambda x: x >= 1, "at least 1 step"),
     "clipping.stability": _POSITIVE,
     "clipping.workspace_mib": _POSITIVE,
     "optimizer.lr": _POSITIVE,
@@ -103,6 +105,8 @@ class ClippingConfig:
     stability: float = 0.01  # gamma of autos, r of psac; gradient units, > 0
     plan: Plan = "balanced"  # which way auto takes each norm; time keeps more in memory
     workspace_mib: float = 256.0  # MiB a norm may use at once; > 0
+    tail_norm: float | None = None  # norm of the last steps; noise follows, epsilon stays
+    tail_steps: int | None = None  # how many steps that is; with tail_norm
 
 
 @dataclass
@@ -302,6 +306,12 @@ def _part_problems(config: TrainConfig) -> list[str]:
         problems.append(
             f"optimizer.momentum={optimizer.momentum} with optimizer={optimizer.name}: only sgd "
             f"has momentum; use optimizer.betas"
+        )
+    if (clipping.tail_norm is None) != (clipping.tail_steps is None):
+        problems.append(
+            f"clipping.tail_norm={clipping.tail_norm} and clipping.tail_steps="
+            f"{clipping.tail_steps}: the clip norm of the last steps, and how many they are, say "
+            f"something only together; give both or neither"
         )
     if clipping.style != "flat" and clipping.algorithm not in ("auto", "instantiate"):
         problems.append(

@@ -100,6 +100,12 @@ def make_deal(
     if sampler == "balls_and_bins":
         rate = 1 / whole_batches(rate)
         steps = config.steps or max(1, round((config.epochs or 0) * whole_batches(rate)))
+    tail = config.clipping.tail_steps
+    if tail is not None and tail >= steps:
+        raise ConfigError(
+            f"clipping.tail_steps={tail}: the run has {steps} steps, so none would be taken with "
+            f"clipping.norm={config.clipping.norm:g}; give fewer than {steps}"
+        )
     if not config.dp:
         return Deal(None, num_train, steps, rate, config.delta, None, None, None, "none", "dp=off")
     is_truncated = sampler == "truncated_poisson"

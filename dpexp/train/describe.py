@@ -88,6 +88,11 @@ def _privacy_lines(job: Job) -> list[str]:
     lines = [
         f"clipping  {clipping.style} {clipping.function}, {shared}, algorithm {clipping.algorithm}"
     ]
+    if config.clipping.tail_norm is not None:
+        lines.append(
+            f"          clipping.norm={config.clipping.tail_norm:g} in the last "
+            f"{config.clipping.tail_steps:,} steps; noise grows with it, epsilon does not"
+        )
     if mechanism.noise_multiplier == 0:
         what = "neither clipped nor noised" if clipping.algorithm == "nonprivate" else "not noised"
         return [*lines, f"privacy   none: gradients are {what}"]

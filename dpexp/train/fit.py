@@ -25,6 +25,7 @@ from dpexp.train.job import Job
 from dpexp.train.optimization import lr_factor, set_lr
 from dpexp.train.plan_file import write_plan
 from dpexp.train.step import StepStats, train_step
+from dpexp.train.tail import at_step
 
 # Samples that an evaluation during a run looks at; the one at its end looks at all.
 _WATCHED = 1000
@@ -118,6 +119,7 @@ def fit(
             next_save = min(num_steps, (step // save_every + 1) * save_every)
             if not account.charge(step, next_save, seconds[-1] if seconds else None):
                 break
+            job = at_step(job, step)
             began = time.perf_counter()
             stats = _step(job, step)
             seconds.append(time.perf_counter() - began)

@@ -73,6 +73,8 @@ def _numbers(config: TrainConfig, deal: Deal, epsilon: float) -> dict[str, Any]:
         "batches_per_epoch": mechanism.batches_per_epoch if mechanism else None,
         "noise_multiplier": mechanism.noise_multiplier if mechanism else 0.0,
         "clip_norm": mechanism.clip_norm if mechanism else None,
+        "tail_norm": config.clipping.tail_norm,
+        "tail_steps": config.clipping.tail_steps,
         "adjacency": deal.adjacency,
         "unit": "one training sample",
         "accountant": deal.accountant,

@@ -22,8 +22,9 @@ def by_hand(config, *, batch, sigma, bound, private=True):
     """Return the weights after three steps of plain SGD, and how many samples each step drew."""
     built, splits = load_model_and_data(config, announce=print)
     params = dict(built.module.named_parameters())
+    bounds = bound if isinstance(bound, list) else [bound] * STEPS
     sizes = []
-    for step in range(STEPS):
+    for step, bound in enumerate(bounds):
         rows = poisson_batch(NUM_TRAIN, batch / NUM_TRAIN, config.seed, step)
         sizes.append(len(rows))
         total = [torch.zeros_like(p) for p in params.values()]
