@@ -1,5 +1,6 @@
 """Runs that belong together: a point is one setting over seeds, a grid is points over R and lr."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from typing import Any
 
 from dpexp.record.config_hash import FREE_KEYS, flatten
 from dpexp.record.strict_json import to_text
-from dpexp.report.runs import Run
+from dpexp.report.runs import ROOTS, Run
 
 # What the points of a grid may differ in. Length, evaluations and how sigma was asked for are
 # among them, because a search for lr is shorter and is given the sigma of the runs it is for.
@@ -22,10 +23,10 @@ GRID_KEYS = (
     "evaluate_every",
     "evaluate_samples",
     "checkpoint_every",
-    "dataset.root",
-    "dataset.download",
+    *ROOTS,
 )
 SELECTED_BY = "val/accuracy"
+SIGMA_TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ def points_of(runs: Iterable[Run]) -> list[Point]:
     """Return runs gathered by everything but the seed; points by experiment, R, lr and sigma."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_key(run, ("seed", "dataset.root", "dataset.download")), []).append(run)
+        groups.setdefault(_key(run, ("seed", *ROOTS)), []).append(run)
     points = [
         Point(runs=tuple(sorted(group, key=lambda run: run.seed))) for group in groups.values()
     ]
@@ -165,11 +166,16 @@ def grids_of(points: Iterable[Point]) -> list[Grid]:
 
     The longest points of a group are final; shorter ones are a search for lr.
     """
-    groups: dict[str, list[Point]] = {}
-    for point in points:
-        sigma = None if point.first.sigma is None else f"{point.first.sigma:.3g}"
-        groups.setdefault(f"{sigma} {_key(point.first, GRID_KEYS)}", []).append(point)
-    return [_grid(sorted(group, key=_order)) for group in groups.values()]
+    groups: dict[tuple[str, float | None], list[Point]] = {}
+    nearest: float | None = None
+    for point in sorted(points, key=lambda point: point.first.sigma or 0.0):
+        sigma = point.first.sigma
+        # One sigma was given in few digits, the other calibrated to the same epsilon.
+        is_near = sigma and nearest and math.isclose(sigma, nearest, rel_tol=SIGMA_TOLERANCE)
+        nearest = nearest if is_near else sigma
+        groups.setdefault((_key(point.first, GRID_KEYS), nearest), []).append(point)
+    grids = [_grid(sorted(group, key=_order)) for group in groups.values()]
+    return sorted(grids, key=lambda grid: _order(grid.final[0]))
 
 
 def same_but_for(run: Run, keys: Iterable[str]) -> str:

@@ -8,9 +8,13 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-from dpexp.record.config_hash import config_hash
+from dpexp.config import TrainConfig
+from dpexp.data.public import KNOWN_SETS
+from dpexp.record.config_hash import config_hash, flatten
+from dpexp.schema import to_dict
 
 FOLDER_SETS = ("parquet", "imagefolder")  # data sets that are named by the folder they lie in
+ROOTS = ("dataset.root", "dataset.download")  # where a data set comes from, not what it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +107,26 @@ class Run:
 
     @cached_property
     def hash(self) -> str:
-        """Eight hexadecimal digits, equal for equal runs wherever their data lay."""
-        return config_hash(self.config)
+        """Eight hexadecimal digits of every key that is not at its default.
+
+        Equal for equal runs wherever their data lay, and still so when a new key is added.
+        """
+        defaults = flatten(to_dict(TrainConfig()))
+        leaves = {key: value for key, value in flatten(self.config).items()
+                  if key not in ROOTS and value != defaults.get(key)}  # fmt: skip
+        return config_hash({**leaves, "data": self.data})
 
     def measure(self, key: str) -> float | None:
-        """Return one measure of the summary, such as test/ece; None if the run has none."""
+        """Return one measure of the summary, such as test/ece; None if the run has none.
+
+        The accuracy of a diverged run is that of guessing, where the number of classes is known:
+        what it recorded counts a sample without finite outputs as wrong.
+        """
         value = self.summary.get(key)
+        if self.has_diverged and key in ("test/accuracy", "val/accuracy"):
+            known = KNOWN_SETS.get(self.data)
+            classes = self.config["dataset"]["num_classes"] or (known and known.num_classes)
+            return max(1 / classes, value or 0.0) if classes else value
         if value is None and key.startswith("test/") and self.calibration is not None:
             entry = self.calibration.get("measures", {}).get(key.removeprefix("test/"))
             value = None if entry is None else entry.get("value")

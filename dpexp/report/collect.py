@@ -1,0 +1,121 @@
+"""Find runs in run folders, folders of them, kept files, and what dpexp theory left."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpexp.errors import ConfigError, DpexpError
+from dpexp.record.strict_json import read_json
+from dpexp.report.contents import LeftOut
+from dpexp.report.kept import is_kept, run_of_file, run_of_folder
+from dpexp.report.runs import Run
+
+THEORY = "theory.json"
+INNER = ("checkpoints", "figures", "wandb")  # of a run folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What lay in the folders.
+
+    Attributes:
+        runs: One a configuration, by experiment, R, lr, seed.
+        theory: What theory.json holds; None without one.
+        theory_figures: Pictures beside it, by name.
+        left_out: What was found and not used.
+        notes: One sentence for each configuration that was run more than once.
+    """
+
+    runs: tuple[Run, ...]
+    theory: Mapping[str, Any] | None
+    theory_figures: tuple[Path, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+
+
+def collect(paths: Sequence[Path]) -> Found:
+    """Return what the folders and files hold.
+
+    A run folder that has not ended or is damaged is listed with its reason. Of several runs of one
+    configuration the newest is used.
+
+    Raises:
+        ConfigError: If a path does not exist, or a file among them is neither a run nor a theory.
+    """
+    problems = [f"{path}: no such folder or file; nothing to report on" for path in paths
+                if not path.exists()]  # fmt: skip
+    if problems:
+        raise ConfigError("\n".join(problems))
+    runs: list[Run] = []
+    left_out: list[LeftOut] = []
+    theories: list[Path] = []
+    seen: set[Path] = set()
+    for path in paths:
+        for place in _places(path):
+            if place.resolve() in seen:
+                continue
+            seen.add(place.resolve())
+            if place.name == THEORY:
+                theories.append(place)
+                continue
+            try:
+                runs.append(run_of_folder(place) if place.is_dir() else run_of_file(place))
+            except DpexpError as error:
+                if place == path and place.is_file():
+                    raise ConfigError(str(error)) from error
+                reason = str(error).splitlines()[0].replace(str(place), place.name)
+                left_out.append(LeftOut(name=place.name, reason=reason))
+    used, notes = _newest(runs)
+    theory = max(theories, key=lambda place: place.stat().st_mtime, default=None)
+    return Found(
+        runs=tuple(sorted(used, key=_order)),
+        theory=read_json(theory) if theory else None,
+        theory_figures=tuple(sorted(theory.parent.glob("*.png"))) if theory else (),
+        left_out=tuple(left_out),
+        notes=tuple(notes),
+    )
+
+
+def _places(path: Path) -> Iterator[Path]:
+    """Yield run folders, kept files and theories at or below a path."""
+    if path.is_file() or (path / "config.yaml").is_file():
+        yield path
+    else:
+        for child in sorted(path.iterdir()):
+            if child.is_dir():
+                if child.name not in INNER and not child.name.startswith("."):
+                    yield from _places(child)
+            elif child.name == THEORY or (child.suffix == ".json" and _is_run(child)):
+                yield child
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return is_kept(read_json(path))
+    except DpexpError:
+        return False
+
+
+def _newest(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    groups: dict[tuple[str | None, str], dict[str, Run]] = {}
+    for run in runs:
+        # A kept file and the folder that it was made from are one run: they started together.
+        starts = groups.setdefault((run.experiment, run.hash), {})
+        starts[str(run.provenance.get("started"))] = run
+    used, notes = [], []
+    for starts in groups.values():
+        newest = max(starts)
+        run = starts[newest]
+        used.append(run)
+        if len(starts) > 1:
+            notes.append(
+                f"{run.name}: one of {len(starts)} runs of the same configuration (R "
+                f"{run.clip_norm:g}, lr {run.lr:g}, seed {run.seed}); the newest, of {newest}, is "
+                f"used"
+            )
+    return used, notes
+
+
+def _order(run: Run) -> tuple[Any, ...]:
+    return run.experiment or "", run.data, run.sigma or 0, run.clip_norm, run.lr, run.seed
