@@ -20,7 +20,7 @@ Split = Literal["equal", "per_group"]
 Plan = Literal["balanced", "time", "memory", "paper"]
 Sampling = Literal["poisson", "truncated_poisson", "balls_and_bins"]
 
-EMBEDDED = ("digits", "fake")  # data sets that are read from no folder
+EMBEDDED = ("digits", "diabetes", "fake")  # data sets that are read from no folder
 
 # What a number must be, and in words.
 Range = tuple[Callable[[Any], bool], str]
@@ -321,7 +321,7 @@ def _part_problems(config: TrainConfig) -> list[str]:
         )
     if dataset.root is not None and dataset.name in EMBEDDED:
         problems.append(
-            f"dataset.root={dataset.root} with dataset={dataset.name}: these images come with the "
+            f"dataset.root={dataset.root} with dataset={dataset.name}: these data come with the "
             f"program and are read from no folder; leave it out, or choose a data set that is on "
             f"disk"
         )

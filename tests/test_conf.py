@@ -19,8 +19,14 @@ from dpexp.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = [(group, option) for group, options in group_options().items() for option in options]
-# A data set of one's own cannot be found without this; nothing is opened here.
-NEEDS = {"imagefolder": ["dataset.root=photos"], "parquet": ["dataset.root=photos"]}
+# What a data set cannot do without: a folder, or a network for tables and a batch that is not larger
+# than the data; nothing is opened here.
+NEEDS = {
+    "imagefolder": ["dataset.root=photos"],
+    "parquet": ["dataset.root=photos"],
+    "diabetes": ["model=mlp", "batch=64"],
+    "california": ["model=mlp"],
+}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="/".join)
@@ -33,7 +39,7 @@ def test_every_file_composes_and_passes_the_checks(group, option):
 def test_every_value_in_a_file_reaches_the_configuration(group, option):
     stated = yaml.safe_load((conf_folder() / group / f"{option}.yaml").read_text())
     stated.pop("defaults", None)
-    config = asdict(compose([f"{group}={option}"]))
+    config = asdict(compose([f"{group}={option}", *NEEDS.get(option, [])]))
     reached = config if group == "experiment" else config[group]
 
     def compare(stated, reached, key):

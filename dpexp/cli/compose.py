@@ -7,7 +7,7 @@ from typing import Any
 
 from dpexp.cli.overrides import Overrides, sort_words
 from dpexp.config import TrainConfig, check, size_problems
-from dpexp.data.public import check_name, public_num_train
+from dpexp.data.public import check_name, public_num_train, table_problems
 from dpexp.errors import ConfigError, DpexpError
 from dpexp.schema import from_dict, key_types
 
@@ -139,6 +139,7 @@ def _checked(config: TrainConfig) -> list[str]:
         problems += str(error).splitlines()
     try:
         check_name(config.dataset.name)
+        problems += table_problems(config.dataset, config.model.name)
         num_train = public_num_train(config.dataset)
     except DpexpError as error:
         return [*problems, *str(error).splitlines()]

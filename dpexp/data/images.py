@@ -30,7 +30,7 @@ class Images(Protocol):
     """Labelled images of one part of a data set.
 
     Attributes:
-        labels: Class of each image, int64, shape (N,).
+        labels: Class of each image, int64, shape (N,); of a table's rows, a number each, float32.
         place: From a row to where it came from, for errors.
     """
 
@@ -50,8 +50,9 @@ class StoredImages:
     """Images of one size, held decoded.
 
     Attributes:
-        pixels: uint8, shape (N, c, h, w); c is 1 or 3.
-        labels: int64, shape (N,).
+        pixels: uint8, shape (N, c, h, w); c is 1 or 3. Of a table float32, shape (N, c, 1, 1), with
+            a column in each of the c channels and 1 as white.
+        labels: int64, shape (N,); of a table float32.
         place: From a row to where it came from, for errors.
         white: The largest value that a pixel can have.
     """

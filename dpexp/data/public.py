@@ -17,11 +17,13 @@ class PublicFacts:
 
     Attributes:
         num_train: Samples in its training part, before any are held out for validation.
-        num_classes: Labels are the integers below it.
+        num_classes: Labels are the integers below it; None where the target is a number.
+        num_columns: Of a table; None for images.
     """
 
     num_train: int
-    num_classes: int
+    num_classes: int | None
+    num_columns: int | None = None
 
 
 KNOWN_SETS = {
@@ -31,7 +33,11 @@ KNOWN_SETS = {
     "cifar10": PublicFacts(num_train=50_000, num_classes=10),
     "cifar100": PublicFacts(num_train=50_000, num_classes=100),
     "svhn": PublicFacts(num_train=73_257, num_classes=10),
+    # 442 and 20,640 rows less a test fifth
+    "diabetes": PublicFacts(num_train=353, num_classes=None, num_columns=10),
+    "california": PublicFacts(num_train=16_512, num_classes=None, num_columns=8),
 }
+TABLE_NETWORKS = ("mlp",)
 OWN_SETS = ("imagefolder", "parquet", "fake")
 FAKE_NUM_TRAIN = 1024
 
@@ -48,6 +54,32 @@ def check_name(name: str) -> None:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise DataError(f"dataset.name={name}: no such data set; {hint}There are: {', '.join(names)}")
+
+
+def num_columns(name: str) -> int | None:
+    """Return the columns of a table, each a number that a network takes; None for images."""
+    return KNOWN_SETS[name].num_columns if name in KNOWN_SETS else None
+
+
+def table_problems(config: DatasetConfig, network: str) -> list[str]:
+    """Return why a network cannot take a table, or a key says nothing about one; [] for images."""
+    if num_columns(config.name) is None:
+        return []
+    problems = []
+    if network not in TABLE_NETWORKS:
+        problems.append(
+            f"dataset={config.name} with model.name={network}: its samples are rows of "
+            f"{num_columns(config.name)} numbers, and that network takes images; use model="
+            f"{' or model='.join(TABLE_NETWORKS)}"
+        )
+    keys = ("image_size", "channels", "num_classes")
+    given = [f"dataset.{key}={value}" for key in keys if (value := getattr(config, key))]
+    if given:
+        problems.append(
+            f"{', '.join(given)} with dataset={config.name}: a table has columns and a number to "
+            f"predict, no pixels and no classes; leave it out"
+        )
+    return problems
 
 
 def public_num_train(config: DatasetConfig) -> int | None:

@@ -1,4 +1,4 @@
-"""Load a data set and split it: training, validation, test; normalised images by index."""
+"""Load a data set and split it: training, validation, test; normalised images or rows by index."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from dpexp.data.images import Images, Source
 from dpexp.data.parquet import open_parquet, parquet_classes
 from dpexp.data.public import KNOWN_SETS, check_name, num_held_out, public_num_train
 from dpexp.data.stratify import held_out
+from dpexp.data.tables import TABLES, Target
 from dpexp.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -29,12 +30,14 @@ class Input:
         channels: 1 or 3.
         mean: Subtracted from pixels in [0, 1]; one a channel, public.
         std: Divided by after; one a channel, public.
+        target: The number that labels stand for; None where they are classes.
     """
 
     image_size: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    target: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,11 @@ class Split:
 
     @property
     def labels(self) -> Tensor:
-        """Class of each sample, int64, shape (len(self),)."""
+        """Class of each sample, int64, or its scaled target, float32; shape (len(self),)."""
         return self.images.labels[self.rows]
 
     def batch(self, indices: Tensor | Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return normalised images, float32, shape (n, c, s, s), and labels, int64, shape (n,).
+        """Return normalised images, float32, shape (n, c, s, s), and labels, shape (n,).
 
         The same indices give the same tensors, on any call. No indices give tensors of length 0.
 
@@ -86,7 +89,7 @@ class Splits:
         train: The samples that the guarantee is about; len(train) is num_train.
         validation: Held out of training before N was counted; None if nothing was.
         test: Never chosen on.
-        class_names: In label order.
+        class_names: In label order; none where the target is a number.
         num_train: N, samples. A public constant, or counted and treated as public: see notes.
         notes: Lines to tell the user.
     """
@@ -99,8 +102,17 @@ class Splits:
     notes: tuple[str, ...]
 
 
+def num_outputs(config: DatasetConfig) -> int:
+    """Return how many outputs a network has: one a class, and 1 where the target is a number.
+
+    Raises:
+        DataError: As for `num_classes`.
+    """
+    return 1 if config.name in TABLES else num_classes(config)
+
+
 def num_classes(config: DatasetConfig) -> int:
-    """Return how many classes a data set has, reading no image.
+    """Return how many classes a data set of images has, reading none.
 
     Raises:
         DataError: If the name is unknown, or the data are missing or corrupt.
@@ -108,8 +120,8 @@ def num_classes(config: DatasetConfig) -> int:
     check_name(config.name)
     if config.num_classes is not None:
         return config.num_classes
-    if config.name in KNOWN_SETS:
-        return KNOWN_SETS[config.name].num_classes
+    if config.name in KNOWN_SETS and (known := KNOWN_SETS[config.name].num_classes):
+        return known
     if config.name == "fake":
         return FAKE_CLASSES
     return len(_own_classes(config))
@@ -131,13 +143,14 @@ def load(
 ) -> Splits:
     """Open a data set, check it, and split it.
 
-    Validation is held out of the training part by class, the same samples in every run. The rest
-    is N samples; where N is publicly known, a differing count is an error, because it enters the
-    sampling rate and so the guarantee.
+    Validation is held out of the training part by class (of a table, at random), the same samples
+    in every run. The rest is N samples; where N is publicly known, a differing count is an error,
+    because it enters the sampling rate and so the guarantee.
 
     Args:
         config: `mean` and `std` in it, if given, win over the arguments.
-        image_size: Pixels a side of what `Split.batch` returns.
+        image_size: Pixels a side of what `Split.batch` returns. A table has its own form, and this
+            and what follows are not looked at.
         channels: 1 or 3, likewise.
         mean: Of pixels in [0, 1], one a channel; a public constant.
         std: Likewise.
@@ -147,13 +160,19 @@ def load(
         DataError: If anything about the data is not as `config` says; names file and row.
     """
     check_name(config.name)
+    table = TABLES.get(config.name)
     form = Input(image_size, channels, tuple(config.mean or mean), tuple(config.std or std))
+    if table is not None:
+        columns = (tuple(config.mean or table.mean), tuple(config.std or table.std))
+        form = Input(1, len(table.mean), *columns, table.target)
     _check_form(form)
     source = _open(config, announce)
     _check_count(config, len(source.train.labels))
-    names = _class_names(config, source)
+    names = _class_names(config, source) if table is None else ()
 
     labels = source.train.labels.numpy()
+    if table is not None:
+        labels = np.zeros(len(labels), dtype=np.int64)  # one stratum
     is_held_out = held_out(labels, num_held_out(config.validation, len(labels)))
     train = Split(source.train, torch.from_numpy(np.flatnonzero(~is_held_out)), form)
     validation = Split(source.train, torch.from_numpy(np.flatnonzero(is_held_out)), form)
@@ -168,6 +187,8 @@ def load(
 
 
 def _open(config: DatasetConfig, announce: Callable[[str], None]) -> Source:
+    if config.name in TABLES:
+        return TABLES[config.name].open(config, announce)
     match config.name:
         case "digits":
             return open_digits()

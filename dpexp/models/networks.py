@@ -8,7 +8,7 @@ from torch import nn
 from dpexp.config import ModelConfig
 from dpexp.errors import ModelError
 from dpexp.models.cifar import CIFAR_NETWORKS
-from dpexp.models.small import cifar_cnn, cifar_cnn4, digits_cnn, mnist_cnn
+from dpexp.models.small import cifar_cnn, cifar_cnn4, digits_cnn, mlp, mnist_cnn
 
 NEUTRAL = 0.5  # mean and std of pixels in [0, 1] that no data were looked at for
 
@@ -60,6 +60,7 @@ OWN_NETWORKS = {
     "mnist_cnn": OwnNetwork(mnist_cnn, image_size=28, channels=1),
     "cifar_cnn": OwnNetwork(cifar_cnn, image_size=32, channels=3),
     "cifar_cnn4": OwnNetwork(cifar_cnn4, image_size=32, channels=3),
+    "mlp": OwnNetwork(mlp, image_size=1, channels=10),
     **{
         name: OwnNetwork(make, image_size=32, channels=3, is_fixed=False)
         for name, make in CIFAR_NETWORKS.items()

@@ -23,7 +23,7 @@ def say(line: str = "") -> None:
 def progress_bar(first_step: int) -> Iterator[Progress]:
     """Yield what shows progress: a bar on a terminal, nothing elsewhere."""
     if not sys.stdout.isatty():
-        yield lambda step, steps, epsilon, accuracy: None
+        yield lambda step, steps, epsilon, watched: None
         return
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -31,15 +31,14 @@ def progress_bar(first_step: int) -> Iterator[Progress]:
     columns = [
         TextColumn("step {task.completed:,.0f} of {task.total:,.0f}"),
         BarColumn(),
-        TextColumn("epsilon {task.fields[epsilon]}  accuracy {task.fields[accuracy]}"),
+        TextColumn("epsilon {task.fields[epsilon]}  {task.fields[watched]}"),
         TimeRemainingColumn(),
     ]
     with Bar(*columns) as bar:
-        fields: dict[str, Any] = {"epsilon": "0", "accuracy": "-"}
+        fields: dict[str, Any] = {"epsilon": "0", "watched": ""}
         task = bar.add_task("", total=None, completed=first_step, **fields)
 
-        def show(step: int, steps: int, epsilon: float, accuracy: float | None) -> None:
-            shown = "-" if accuracy is None else f"{accuracy:.3f}"
-            bar.update(task, total=steps, completed=step, epsilon=f"{epsilon:.3f}", accuracy=shown)
+        def show(step: int, steps: int, epsilon: float, watched: str) -> None:
+            bar.update(task, total=steps, completed=step, epsilon=f"{epsilon:.3f}", watched=watched)
 
         yield show

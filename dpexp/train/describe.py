@@ -26,8 +26,7 @@ def describe(job: Job) -> list[str]:
         *(f"          {note}" for note in built.notes),
         f"data      {config.dataset.name}: N = {deal.num_train:,} training"
         + (f", {len(job.splits.validation):,} validation" if job.splits.validation else "")
-        + f", {len(job.splits.test):,} test images; {built.channels} x {built.image_size} x "
-        f"{built.image_size}",
+        + f", {len(job.splits.test):,} test {_samples(job)}",
         *_test_lines(job),
         *(f"          {note}" for note in job.splits.notes),
         f"steps     K = {deal.num_steps:,} of {_batch(job)}, in micro-batches of at most "
@@ -38,6 +37,14 @@ def describe(job: Job) -> list[str]:
     seconds = deal.num_steps * config.batch * job.seconds_a_sample
     cost = f"cost      about {duration(seconds)} on {job.device.type}, by the time of a few samples"
     return [*lines, cost]
+
+
+def _samples(job: Job) -> str:
+    """Return what the samples are, and their size."""
+    built = job.built
+    if job.splits.train.form.target is not None:
+        return f"rows; {built.channels} columns"
+    return f"images; {built.channels} x {built.image_size} x {built.image_size}"
 
 
 def _batch(job: Job) -> str:
@@ -71,7 +78,7 @@ def _test_lines(job: Job) -> list[str]:
     if len(job.test) == len(job.splits.test):
         return []
     return [
-        f"          a fixed part of {len(job.test)} test images is evaluated"
+        f"          a fixed part of {len(job.test)} test samples is evaluated"
         + ("" if job.config.evaluate_samples else ": the run is short")
         + f"; evaluate_samples={len(job.splits.test)} for all"
     ]

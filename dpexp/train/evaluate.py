@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dpexp.data.splits import Split
 from dpexp.metrics.reliability import Reliability, reliability
-from dpexp.metrics.summary import evaluate_metrics
+from dpexp.train.task import Task, task_of
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,11 @@ class Evaluation:
     Attributes:
         metrics: By name; None where a measure does not exist because the model has diverged.
         num_samples: How many samples it was measured on.
-        reliability: Accuracy and confidence per bin; None for a diverged model.
-        logits: What the model said, float32 on the CPU, shape (n, classes).
+        reliability: Accuracy and confidence per bin; None for a diverged model, and for a task
+            without confidence.
+        logits: What the model said, float32 on the CPU, shape (n, outputs).
         labels: What it should have said, shape (n,).
+        task: What was asked.
     """
 
     metrics: dict[str, Any]
@@ -30,10 +32,11 @@ class Evaluation:
     reliability: Reliability | None
     logits: Tensor
     labels: Tensor
+    task: Task
 
     @property
     def has_diverged(self) -> bool:
-        """Whether a logit is not finite."""
+        """Whether an output is not finite."""
         return self.metrics["num_nonfinite"] > 0
 
     def named(self, place: str) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def logits_of(
     autocast: AbstractContextManager,
     should_stop: Callable[[], bool],
 ) -> Tensor:
-    """Return the logits of every sample, float32 on the CPU, shape (n, classes).
+    """Return the outputs for every sample, float32 on the CPU, shape (n, outputs).
 
     The model is in eval mode meanwhile.
     """
@@ -98,6 +101,8 @@ def evaluate(
         EvaluationStopped: As soon as `should_stop` says so, between two batches.
     """
     logits = logits_of(model, split, batch=batch, autocast=autocast, should_stop=should_stop)
-    metrics = evaluate_metrics(logits, split.labels)
-    bins = None if metrics["num_nonfinite"] else reliability(logits, split.labels)
-    return Evaluation(metrics, len(split), bins, logits, split.labels)
+    task = task_of(split)
+    metrics = task.measure(logits, split.labels)
+    has_bins = task.has_confidence and not metrics["num_nonfinite"]
+    bins = reliability(logits, split.labels) if has_bins else None
+    return Evaluation(metrics, len(split), bins, logits, split.labels, task)

@@ -30,8 +30,8 @@ from dpexp.train.tail import at_step
 # Samples that an evaluation during a run looks at; the one at its end looks at all.
 _WATCHED = 1000
 
-# Told after every step: step, steps, epsilon spent, the last evaluation's accuracy.
-Progress = Callable[[int, int, float, float | None], None]
+# Told after every step: step, steps, epsilon spent, how the last evaluation went.
+Progress = Callable[[int, int, float, str], None]
 
 
 class StopRequest:
@@ -111,7 +111,7 @@ def fit(
     save_every = job.config.checkpoint_every or max(1, math.ceil(num_steps / 10))
     seconds: list[float] = []
     has_plan = job.engine is None
-    accuracy, has_diverged, done, is_saved = None, False, start.step, False
+    watched, has_diverged, done, is_saved = "", False, start.step, False
     metrics = dict(start.row)
     devices = [job.device] if job.device.type == "cuda" else []
     with StopRequest().listening() as stop, torch.random.fork_rng(devices):
@@ -132,8 +132,8 @@ def fit(
                 with suppress(EvaluationStopped):
                     found = _evaluate(job, held_out, stop)
                     metrics |= found.named(place)
-                    accuracy, has_diverged = found.metrics["accuracy"], found.has_diverged
-            progress(done, num_steps, metrics["privacy/epsilon"], accuracy)
+                    watched, has_diverged = job.task.progress(found.metrics), found.has_diverged
+            progress(done, num_steps, metrics["privacy/epsilon"], watched)
             if done < num_steps:  # the last step's line waits for the last evaluation
                 folder.log_metrics(done, metrics)
                 mirror.log(done, metrics)
@@ -191,6 +191,7 @@ def _step(job: Job, step: int) -> StepStats:
         pieces(),
         expected_batch_size=config.batch,
         autocast=job.autocast(),
+        loss=job.task.loss,
     )
 
 
@@ -205,7 +206,7 @@ def _step_metrics(
         "unsafe/batch_size": len(stats.losses),
     }
     if len(stats.losses):
-        metrics["unsafe/loss_nats"] = float(stats.losses.mean())
+        metrics[f"unsafe/{job.task.loss_name}"] = float(stats.losses.mean())
     if len(stats.grad_norms) and job.deal.mechanism is not None:
         norms = stats.grad_norms
         metrics["unsafe/grad_norm_median"] = float(norms.median())

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from dpexp.clipping.clipper import TWO_PASSES
@@ -15,7 +14,8 @@ from dpexp.clipping.engine import PrivacyEngine
 from dpexp.clipping.noise import SecureNoise, StepNoise
 from dpexp.clipping.styles import group_names, total_bound
 from dpexp.config import TrainConfig, claims_epsilon
-from dpexp.data.splits import Split, Splits, load, num_classes
+from dpexp.data.public import TABLE_NETWORKS, num_columns, table_problems
+from dpexp.data.splits import Split, Splits, load, num_outputs
 from dpexp.errors import ConfigError
 from dpexp.mechanism import Mechanism
 from dpexp.memory import keep_freed_memory
@@ -24,6 +24,7 @@ from dpexp.sampling import derive_seed
 from dpexp.train.deal import Deal, make_deal
 from dpexp.train.evaluate import some_of
 from dpexp.train.optimization import build_optimizer
+from dpexp.train.task import Task, task_of
 
 # What a micro-batch chosen by us may hold for the backward pass.
 _ACTIVATION_BYTES = 2 * 2**30
@@ -68,6 +69,11 @@ class Job:
         """What every draw of a step follows from."""
         seed = self.config.seed
         return derive_seed(seed, "attempt", self.attempt) if self.attempt else seed
+
+    @property
+    def task(self) -> Task:
+        """What the labels of the data ask for."""
+        return task_of(self.splits.train)
 
     @property
     def model(self) -> nn.Module:
@@ -173,19 +179,25 @@ def prove(job: Job) -> None:
     images, labels = job.splits.train.batch(list(range(count)))
     with torch.random.fork_rng([job.device] if job.device.type == "cuda" else []):
         with job.autocast():
-            logits = job.model(images.to(job.device))
-        losses = cross_entropy(logits.float(), labels.to(job.device), reduction="none")
+            outputs = job.model(images.to(job.device))
+        losses = job.task.loss(outputs.float(), labels.to(job.device))
         job.engine.rehearse(losses)
 
 
 def load_model_and_data(
     config: TrainConfig, announce: Callable[[str], None]
 ) -> tuple[BuiltModel, Splits]:
-    """Build the model for the data's classes, and open the data as the model takes them."""
+    """Build the model for the data's classes, and open the data as the model takes them.
+
+    Raises:
+        ConfigError: If one is for tables and the other for images.
+        DpexpError: If either is missing, wrong or does not fit.
+    """
+    check_kind(config)
     built = build(
         config.model,
-        num_classes=num_classes(config.dataset),
-        channels=config.dataset.channels,
+        num_classes=num_outputs(config.dataset),
+        channels=num_columns(config.dataset.name) or config.dataset.channels,
         image_size=config.dataset.image_size,
         seed=derive_seed(config.seed, "initialisation"),
         announce=announce,
@@ -199,6 +211,23 @@ def load_model_and_data(
         announce=announce,
     )
     return built, splits
+
+
+def check_kind(config: TrainConfig) -> None:
+    """Check that a network for tables is given a table, and no other network is.
+
+    Raises:
+        ConfigError: If not; names a network or data set that fits.
+    """
+    dataset, network = config.dataset, config.model.name
+    if problems := table_problems(dataset, network):
+        raise ConfigError("\n".join(problems))
+    if network in TABLE_NETWORKS and num_columns(dataset.name) is None:
+        raise ConfigError(
+            f"model.name={network} with dataset={dataset.name}: that network takes rows of a table "
+            f"(diabetes, california), and an image would be shrunk to one pixel; use another "
+            f"model, such as model=digits_cnn"
+        )
 
 
 def sensitivity_of(model: nn.Module, config: TrainConfig) -> float:
@@ -266,11 +295,12 @@ def cost_of_one(model: nn.Module, splits: Splits, device: torch.device) -> tuple
         return tensor
 
     params = [p for p in model.parameters() if p.requires_grad]
+    task = task_of(splits.train)
 
     def seconds_for(num_samples: int) -> float:
         images, labels = splits.train.batch(list(range(num_samples)))
         start = time.perf_counter()
-        loss = cross_entropy(model(images.to(device)), labels.to(device))
+        loss = task.loss(model(images.to(device)), labels.to(device)).mean()
         torch.autograd.grad(loss, params, allow_unused=True)
         return (time.perf_counter() - start) / num_samples
 

@@ -37,8 +37,8 @@ def recorded(folder: RunFolder) -> Iterator[None]:
 def write_reliability(folder: RunFolder, found: Evaluation, *, title: str, subtitle: str) -> None:
     """Write the bins and draw them, and every measure with its interval and calibrated band.
 
-    Nothing for a model that has diverged. Intervals take about a second on 10,000 samples, so this
-    is for the last evaluation alone.
+    Nothing for a model that has diverged or says no confidence. Intervals take about a second on
+    10,000 samples, so this is for the last evaluation alone.
     """
     if found.reliability is None:
         return
@@ -51,14 +51,4 @@ def write_reliability(folder: RunFolder, found: Evaluation, *, title: str, subti
 
 def measures(found: Evaluation) -> str:
     """Return what was measured on the test set, in one line."""
-    values = {k: _number(v) for k, v in found.metrics.items()}
-    return (
-        f"test      accuracy {values['accuracy']}, ECE {values['ece']}, MCE {values['mce']}, "
-        f"NLL {values['nll_nats']} nats, Brier {values['brier']}"
-    )
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if value < 1e4 else f"{value:.4g}"
+    return f"test      {found.task.words(found.metrics)}"

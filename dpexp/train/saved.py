@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dpexp.config import TrainConfig, check
-from dpexp.data.splits import num_classes
+from dpexp.data.splits import num_outputs
 from dpexp.errors import ConfigError, ModelError, RunFolderError
 from dpexp.models.checkpoint import NEW_HEAD
 from dpexp.record.folder import RunFolder
@@ -33,7 +33,7 @@ def evaluate_saved(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     built, splits = load_model_and_data(config, say)
     if any(note.startswith(NEW_HEAD) for note in built.notes):
         raise ModelError(
-            f"{weights}: holds no classifier for the {num_classes(config.dataset)} classes of "
+            f"{weights}: holds no last layer for the {num_outputs(config.dataset)} outputs of "
             f"{config.dataset.name}, so there is nothing to measure; evaluate it on the data set "
             f"it was trained on"
         )

@@ -1,15 +1,15 @@
 """One training step: what the whole toolkit is about, on one screen."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from dpexp.clipping.engine import PrivacyEngine
+from dpexp.train.task import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class StepStats:
     """What a step saw. Not private: for the lab's log, never for release.
 
     Attributes:
-        losses: One a sample, nats, shape (n,).
+        losses: One a sample, in the unit of the loss, shape (n,).
         grad_norms: |g_n|, gradient units, shape (n,); empty for ordinary training.
     """
 
@@ -33,6 +33,7 @@ def train_step(
     *,
     expected_batch_size: float,
     autocast: AbstractContextManager,
+    loss: Callable[[Tensor, Tensor], Tensor] = CLASSIFICATION.loss,
 ) -> StepStats:
     """Take one step on one batch, given in micro-batches that fit in memory.
 
@@ -50,13 +51,14 @@ def train_step(
         micro_batches: (images, labels) on the device of `model`; together, one draw.
         expected_batch_size: B, for ordinary training alone; the engine has its own.
         autocast: Entered for the forward pass.
+        loss: From outputs in float32 and labels to one loss a sample, shape (n,).
     """
     optimizer.zero_grad(set_to_none=True)
     losses, grad_norms = [torch.zeros(0)], [torch.zeros(0)]
     for images, labels in micro_batches:
         with autocast:
-            logits = model(images)
-        micro_losses = cross_entropy(logits.float(), labels, reduction="none")
+            outputs = model(images)
+        micro_losses = loss(outputs.float(), labels)
         if engine is None:
             (micro_losses.sum() / expected_batch_size).backward()
         else:

@@ -58,7 +58,7 @@ def test_what_cannot_be_measured_is_one_line(trained, tmp_path, capsys):
     torch.save({"a": torch.zeros(1)}, other)
     assert "does not fit the network" in refused(capsys, str(other))
     words = ["dataset.name=fake", "dataset.num_classes=7", f"output={tmp_path / 'outputs'}"]
-    assert "holds no classifier for the 7 classes" in refused(capsys, str(trained), *words)
+    assert "holds no last layer for the 7 outputs of fake" in refused(capsys, str(trained), *words)
     assert not (tmp_path / "outputs").exists()
 
 
