@@ -77,9 +77,9 @@ def epsilons(
         )
     if sigma == 0:
         return [math.inf for _ in num_steps]
-    step = _interval(sigma, q, steps, delta)
+    step = interval(sigma, q, steps, delta)
     singles = [
-        _single_step(sigma, q, size, batch_limit, step) for size in (num_train, num_train + 1)
+        single_step(sigma, q, size, batch_limit, step) for size in (num_train, num_train + 1)
     ]
     plain = [gaussian.epsilon_of_steps(sigma / 2, count, delta) for count in num_steps]
     truncated = [
@@ -113,7 +113,8 @@ def default_limit(num_train: int, sampling_rate: float, num_steps: int, delta: f
     return max(1, high)
 
 
-def _single_step(sigma: float, q: float, size: int, limit: int, step: float) -> Any:
+def single_step(sigma: float, q: float, size: int, limit: int, step: float) -> Any:
+    """Return the privacy loss distribution of one step on at most `size` samples."""
     from dp_accounting.pld import privacy_loss_distribution
 
     return privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
@@ -125,7 +126,7 @@ def _single_step(sigma: float, q: float, size: int, limit: int, step: float) -> 
     )
 
 
-def _interval(sigma: float, q: float, steps: int, delta: float) -> float:
+def interval(sigma: float, q: float, steps: int, delta: float) -> float:
     """Return the grid's interval: the Poisson run's, but for the wider loss of sensitivity 2."""
     widest_loss = (2 + 20 * sigma) / sigma**2
     return max(pld.interval(sigma, q, steps, delta), widest_loss / pld.MAX_POINTS)
