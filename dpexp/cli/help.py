@@ -15,6 +15,7 @@ COMMANDS = {
     "selfcheck": "hold a model's clipped gradients against a per-sample float64 loop",
     "bench": "time, memory, operations and largest batch of clipped steps beside ordinary ones",
     "audit": "empirical lower bound on epsilon: canaries in gradients and in a training run",
+    "theory": "paper A's claims on kernels, gradient flow and accountants, one by one",
     "doctor": "what this machine can run, and what is missing",
 }
 
@@ -107,6 +108,18 @@ USAGES = {
         "Writes audit.json and its figures into a new folder below output. Exit 1 if a lower bound "
         "is above the epsilon claimed.\n"
     ),
+    "theory": (
+        "usage: dpexp theory [key=value ...]\n\n"
+        "examples\n"
+        "  dpexp theory                          all claims, minutes on one core\n"
+        "  dpexp theory claims=A2,A3,A17 states=12\n\n"
+        "keys\n"
+        "  claims  a list of A1 to A9 and A15 to A17; all\n"
+        "  states  random and trained states at which kernels are looked at; 100\n"
+        "  seeds   noisy runs at each lr, in pairs of opposite noise, even; 20\n"
+        "  output  folder for theory.json, README.md and figures; outputs/theory\n\n"
+        "Source: Bu et al. 2023, arXiv:2106.07830. Exit 0 whatever the verdicts are.\n"
+    ),
     "doctor": "usage: dpexp doctor\n",
 }
 
@@ -132,7 +145,7 @@ def general() -> str:
 def of_command(command: str, groups: Mapping[str, Sequence[str]]) -> str:
     """Return the text of `dpexp <command> --help`, with every key and its values."""
     text = f"dpexp {command}: {COMMANDS[command]}\n\n{USAGES[command]}"
-    if command == "doctor":
+    if command in ("theory", "doctor"):
         return text
     reads = READS.get(command)
     choices = [

@@ -194,6 +194,12 @@ def _audit(words: Words) -> int:
     return audit.run(words.overrides, words.config_dir)
 
 
+def _theory(words: Words) -> int:
+    from dpexp.cli import theory
+
+    return theory.run(words.overrides)
+
+
 def _doctor(words: Words) -> int:
     if words.overrides:
         raise ConfigError(f"{words.overrides[0]}: doctor takes no keys; write dpexp doctor")
@@ -210,6 +216,7 @@ RUNNERS: dict[str, Callable[[Words], int]] = {
     "selfcheck": _selfcheck,
     "bench": _bench,
     "audit": _audit,
+    "theory": _theory,
     "doctor": _doctor,
 }
 
