@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dpexp.config import TrainConfig, claims_epsilon
+from dpexp.data.public import num_columns
 from dpexp.errors import ConfigError
 from dpexp.schema import did_you_mean
 
@@ -74,6 +75,12 @@ def problems_of(request: Request) -> list[str]:
         found = "dp=off" if not config.dp else "no noise (eps=inf or noise_multiplier=0)"
         problems.append(f"{found}: no finite epsilon is claimed, so there is nothing to audit; "
                         f"give a finite eps")  # fmt: skip
+    if num_columns(config.dataset.name) is not None:
+        problems.append(
+            f"dataset={config.dataset.name}: canaries are made for classes (wrong labels, logits "
+            f"of zero), and its target is a number; audit the mechanism on images, such as "
+            f"dataset=digits: epsilon follows from sigma, q and steps alone"
+        )
     if config.resume is not None:
         problems.append(f"resume={config.resume}: an audit trains anew; leave it out")
     if config.protocol == "published":

@@ -74,7 +74,7 @@ def compose(
         values = _from_file(Path(base), overrides.choices, config_dir)
     else:
         values = _from_groups(overrides.choices, config_dir)
-    return _finish(values, overrides)
+    return _finish(values, overrides, has_batches=command != "selfcheck")
 
 
 def changes(
@@ -112,7 +112,7 @@ def changes(
     return {key: _at(config, key) for key in KEYS if key in asked or key.split(".")[0] in asked}
 
 
-def _finish(values: dict[str, Any], overrides: Overrides) -> TrainConfig:
+def _finish(values: dict[str, Any], overrides: Overrides, *, has_batches: bool) -> TrainConfig:
     """Apply the values, build the typed configuration, and check it; report everything at once."""
     config, wrong = from_dict(TrainConfig, _apply(values, overrides))
     given = {key for key, text in overrides.values.items() if _at(config, key) is not None}
@@ -122,7 +122,9 @@ def _finish(values: dict[str, Any], overrides: Overrides) -> TrainConfig:
     # A rejected key holds its default here; what follows from that is not the user's doing.
     rejected = overrides.rejected | set(wrong)
     consequences = [
-        line for line in _checked(config) if not any(f"{key}=" in line for key in rejected)
+        line
+        for line in _checked(config, has_batches=has_batches)
+        if not any(f"{key}=" in line for key in rejected)
     ]
     problems = [*overrides.problems, *wrong.values(), *consequences]
     if problems:
@@ -130,7 +132,7 @@ def _finish(values: dict[str, Any], overrides: Overrides) -> TrainConfig:
     return config
 
 
-def _checked(config: TrainConfig) -> list[str]:
+def _checked(config: TrainConfig, *, has_batches: bool) -> list[str]:
     """Return one sentence for each thing that is wrong and can be seen before data is loaded."""
     problems = []
     try:
@@ -143,7 +145,7 @@ def _checked(config: TrainConfig) -> list[str]:
         num_train = public_num_train(config.dataset)
     except DpexpError as error:
         return [*problems, *str(error).splitlines()]
-    if num_train is not None and num_train > 0:
+    if has_batches and num_train is not None and num_train > 0:
         problems += size_problems(config, num_train)
     return problems
 

@@ -5,6 +5,7 @@ A row is held as an image of one pixel with a channel for each column, so all th
 constants below, which are known without the data; nothing is computed from private rows.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,11 @@ def _fetch(root: Path, file: Path) -> tuple[np.ndarray, np.ndarray]:
 
     is_there = file.exists()
     try:
-        values, targets = fetch_california_housing(
-            data_home=root, download_if_missing=not is_there, return_X_y=True, n_retries=0
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Retry downloading")  # the error below says it all
+            values, targets = fetch_california_housing(
+                data_home=root, download_if_missing=not is_there, return_X_y=True, n_retries=1
+            )
     # What joblib and scikit-learn raise on a file that is cut off or something else.
     except (OSError, ValueError, EOFError, LookupError, TypeError) as error:
         if is_there:

@@ -79,7 +79,7 @@ def _class_words(metrics: Metrics) -> str:
 
 
 def _regression_words(metrics: Metrics, *, unit: str) -> str:
-    values = {name: _number(value) for name, value in metrics.items()}
+    values = {name: "-" if value is None else f"{value:.4g}" for name, value in metrics.items()}
     return (
         f"MSE {values['mse']}, RMSE {values['rmse']}, MAE {values['mae']}, R2 {values['r2']} "
         f"({unit})"

@@ -16,6 +16,7 @@ SIZES = {
     "mnist_cnn": 26_010,  # arXiv:2106.07830, MNIST example
     "cifar_cnn": 550_570,  # arXiv:2205.10683, Table 4: 0.551 M
     "cifar_cnn4": 131_466,  # the CIFAR-10 example of the code base of arXiv:2106.07830
+    "mlp": 682,  # 32 (10 + 1) + 10 (32 + 1)
     "vgg11_cifar": 9_231_114,  # 9.2 M there
     "vgg13_cifar": 9_416_010,  # 9.4 M
     "vgg16_cifar": 14_728_266,  # 14.7 M
@@ -51,6 +52,7 @@ def test_network_has_the_published_size_and_classifies(name):
         ("mnist_cnn", 28, 1),
         ("cifar_cnn", 32, 3),
         ("cifar_cnn4", 32, 3),
+        ("mlp", 1, 10),
         ("vgg11_cifar", 32, 3),
         ("resnet18", 224, 3),
         ("vit_tiny_patch16_224", 224, 3),
@@ -79,7 +81,7 @@ def test_two_image_sizes_that_differ_are_refused():
         build(config, num_classes=2, image_size=32, seed=0)
 
 
-@pytest.mark.parametrize("name", ["digits_cnn", "mnist_cnn", "cifar_cnn", "cifar_cnn4"])
+@pytest.mark.parametrize("name", ["digits_cnn", "mnist_cnn", "cifar_cnn", "cifar_cnn4", "mlp"])
 def test_a_size_that_the_linear_layer_does_not_fit_is_refused(name):
     with pytest.raises(ModelError, match=rf"image_size=40: {name} takes .* images only"):
         build(ModelConfig(name=name, image_size=40), num_classes=10, seed=0)
