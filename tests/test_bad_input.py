@@ -118,6 +118,12 @@ WRONG: dict[str, list[tuple[str, list[str]]]] = {
         ("protocol=published", ["protocol=published: shuffled batches claim no epsilon"]),
         ("eps=-1 audit.images=-1", ["eps=-1.0: epsilon bounds", "audit.images=-1: an audit needs"]),
     ],
+    "theory": [
+        ("claims=A99", ["claims=A99: no such claim"]),
+        ("claims=A10", ["claims=A10: is put to the test by training runs"]),
+        ("seeds=5 states=0", ["states=0: a claim needs a state", "seeds=5: seeds come in pairs"]),
+        ("eps=1", ["eps=1: no such key"]),
+    ],
     "doctor": [
         ("eps=1", ["eps=1: doctor takes no keys; write dpexp doctor"]),
         ("now", ["now: doctor takes no keys"]),

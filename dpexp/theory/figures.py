@@ -65,8 +65,10 @@ def draw_spectra(numbers: Mapping[str, Any]) -> "Figure":
         right.plot(look["real"], imaginary, "o", color=color, alpha=0.6, label=f"small R, {row}")
     left.set_xlabel("asymmetry |K - K^T| / |K|")
     left.set_ylabel("most negative x^T K x, over its largest\n(minus sign left out)")
+    counts = [sum(x < -1e-6 for x in numbers[row]["form"]) for row in ("flat", "layerwise")]
     left.set_title(
-        "Every clipped kernel is asymmetric and, as a\nquadratic form, negative somewhere"
+        f"Asymmetric, and negative as a quadratic form at\n{counts[0]} (flat) and {counts[1]} "
+        f"(layerwise) of {numbers['states']} states"
     )
     right.set_yscale("log")
     right.set_xscale("symlog", linthresh=1e-9)
