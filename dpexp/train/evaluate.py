@@ -101,6 +101,11 @@ def evaluate(
         EvaluationStopped: As soon as `should_stop` says so, between two batches.
     """
     logits = logits_of(model, split, batch=batch, autocast=autocast, should_stop=should_stop)
+    return measure(logits, split)
+
+
+def measure(logits: Tensor, split: Split) -> Evaluation:
+    """Return every measure of a model that answered `split` with these outputs."""
     task = task_of(split)
     metrics = task.measure(logits, split.labels)
     has_bins = task.has_confidence and not metrics["num_nonfinite"]
