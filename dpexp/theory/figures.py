@@ -78,8 +78,12 @@ def draw_spectra(numbers: Mapping[str, Any]) -> "Figure":
     right.text(0.02, 1.6e-6, "above: complex", color=INK, transform=right.get_yaxis_transform())
     right.set_xlabel("smallest real part of an eigenvalue, over the largest")
     right.set_ylabel("largest imaginary part, over the largest\n(0 drawn at 1e-17)")
-    right.set_title("Flat: real and positive eigenvalues, always.\n"
-                    "Layerwise: complex, some with a negative real part")  # fmt: skip
+    complex_at = [sum(x > 1e-6 for x in numbers[row]["imaginary"]) for row in ("flat", "layerwise")]
+    below = [sum(x < -1e-6 for x in numbers[row]["real"]) for row in ("flat", "layerwise")]
+    right.set_title(
+        f"Complex eigenvalues at {complex_at[0]} (flat) and {complex_at[1]} (layerwise) states,\n"
+        f"a negative real part at {below[0]} and {below[1]}"
+    )
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(loc="best")
@@ -147,7 +151,7 @@ def draw_noise(numbers: Mapping[str, Any]) -> "Figure":
     left.loglog(lrs, means[0] * lrs / lrs[0], ":", color=INK, label="in proportion to lr")
     left.set_xlabel("learning rate (fixed total time, sigma = 1)")
     left.set_ylabel("|loss with noise - loss without|, nats a sample")
-    left.set_title("A7: the mean gap in loss shrinks in proportion to lr")
+    left.set_title("A7: what noise does to the loss, as lr shrinks")
     left.legend(fontsize=9)
     for i, run in enumerate(runs):
         gaps = np.array(run["ece_gaps"])
@@ -158,7 +162,7 @@ def draw_noise(numbers: Mapping[str, Any]) -> "Figure":
     right.axhspan(-0.01, 0.01, color=PLAIN, alpha=0.15, label="what the claim allows")
     right.set_xlabel("learning rate (fixed total time, sigma = 1)")
     right.set_ylabel("ECE with noise - ECE without (fractions)")
-    right.set_title("A8: so does the effect on calibration")
+    right.set_title("A8: what noise does to calibration")
     right.legend(fontsize=9)
     for axes in (left, right):
         axes.grid(alpha=0.3)
