@@ -29,6 +29,7 @@ _NOT_NEGATIVE: Range = (lambda x: 0 <= x < math.inf, "finite and at least 0")
 RANGES: dict[str, Range] = {
     "clipping.norm": _POSITIVE,
     "clipping.tail_norm": _POSITIVE,
+    "clipping.tail_lr": _POSITIVE,
     "clipping.tail_steps": (lambda x: x >= 1, "at least 1 step"),
     "clipping.stability": _POSITIVE,
     "clipping.workspace_mib": _POSITIVE,
@@ -107,6 +108,7 @@ class ClippingConfig:
     workspace_mib: float = 256.0  # MiB a norm may use at once; > 0
     tail_norm: float | None = None  # norm of the last steps; noise follows, epsilon stays
     tail_steps: int | None = None  # how many steps that is; with tail_norm
+    tail_lr: float | None = None  # optimizer.lr of those steps; null: as before
 
 
 @dataclass
@@ -312,6 +314,11 @@ def _part_problems(config: TrainConfig) -> list[str]:
             f"clipping.tail_norm={clipping.tail_norm} and clipping.tail_steps="
             f"{clipping.tail_steps}: the clip norm of the last steps, and how many they are, say "
             f"something only together; give both or neither"
+        )
+    if clipping.tail_lr is not None and clipping.tail_norm is None:
+        problems.append(
+            f"clipping.tail_lr={clipping.tail_lr}: there is no tail for it to be the learning rate "
+            f"of; give clipping.tail_norm and clipping.tail_steps, or use a schedule"
         )
     if clipping.style != "flat" and clipping.algorithm not in ("auto", "instantiate"):
         problems.append(

@@ -25,7 +25,7 @@ from dpexp.train.job import Job
 from dpexp.train.optimization import lr_factor, set_lr
 from dpexp.train.plan_file import write_plan
 from dpexp.train.step import StepStats, train_step
-from dpexp.train.tail import at_step
+from dpexp.train.tail import at_step, base_lr
 
 # Samples that an evaluation during a run looks at; the one at its end looks at all.
 _WATCHED = 1000
@@ -175,9 +175,7 @@ def _step(job: Job, step: int) -> StepStats:
         indices = draw(mechanism, num_train, job.seed, step, secure=config.noise.secure)
     job.seed_noise(step)
     torch.manual_seed(derive_seed(job.seed, "dropout", step))
-    set_lr(
-        job.optimizer, config.optimizer.lr * lr_factor(config.schedule, step, job.deal.num_steps)
-    )
+    set_lr(job.optimizer, base_lr(job, step) * lr_factor(config.schedule, step, job.deal.num_steps))
 
     def pieces() -> Iterator[tuple[Tensor, Tensor]]:
         for rows in micro_batches(indices, job.micro_batch):

@@ -19,10 +19,8 @@ def at_step(job: Job, step: int) -> Job:
     round alike.
     """
     mechanism, engine = job.deal.mechanism, job.engine
-    norm, length = job.config.clipping.tail_norm, job.config.clipping.tail_steps
-    if norm is None or length is None or mechanism is None or engine is None:
-        return job
-    if step < job.deal.num_steps - length:
+    norm = job.config.clipping.tail_norm
+    if norm is None or mechanism is None or engine is None or not _is_in_tail(job, step):
         return job
     clipping = replace(job.config.clipping, norm=norm)
     bound = sensitivity_of(job.model, replace(job.config, clipping=clipping))
@@ -34,3 +32,14 @@ def at_step(job: Job, step: int) -> Job:
     of_tail.load_plan(engine.plan_rows())
     of_tail.load_state_dict(engine.state_dict())
     return replace(job, engine=of_tail, deal=replace(job.deal, mechanism=mechanism))
+
+
+def base_lr(job: Job, step: int) -> float:
+    """Return the learning rate of a step before the schedule's factor."""
+    lr = job.config.clipping.tail_lr
+    return job.config.optimizer.lr if lr is None or not _is_in_tail(job, step) else lr
+
+
+def _is_in_tail(job: Job, step: int) -> bool:
+    length = job.config.clipping.tail_steps
+    return length is not None and step >= job.deal.num_steps - length

@@ -27,6 +27,12 @@ def test_a_tail_of_the_same_norm_changes_nothing(tmp_path, style):
     assert (weights(plain)["head.bias"] - weights(other)["head.bias"]).abs().max() > 1e-2
 
 
+def test_the_tail_has_a_learning_rate_of_its_own_if_asked(tmp_path):
+    rows = metrics(train(tmp_path, *TAIL, "clipping.tail_lr=0.25", "schedule=cosine"))
+    assert [row["lr"] for row in rows] == pytest.approx([1.0, 0.75, 0.25 * 0.25])
+    assert [row["lr"] for row in metrics(train(tmp_path, *TAIL))] == [1.0, 1.0, 1.0]
+
+
 def test_epsilon_does_not_depend_on_the_tail(tmp_path):
     with_tail, without = train(tmp_path, *TAIL), train(tmp_path, "clipping.norm=3")
     found, expected = (document(folder, "privacy") for folder in (with_tail, without))
@@ -62,6 +68,7 @@ def test_a_run_that_dies_anywhere_goes_on_as_if_it_had_not(tmp_path, stop):
             ("clipping.tail_norm=2",),
             "clipping.tail_norm=2.0 and clipping.tail_steps=None: the clip norm of the last steps",
         ),
+        (("clipping.tail_lr=2",), "clipping.tail_lr=2.0: there is no tail for it to be the"),
         (("clipping.tail_norm=0", "clipping.tail_steps=1"), "tail_norm=0.0: must be finite and"),
         (
             ("clipping.tail_norm=2", "clipping.tail_steps=3"),
