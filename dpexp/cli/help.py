@@ -63,6 +63,10 @@ USAGES = {
         "examples\n"
         "  dpexp eval outputs/<run>\n"
         "  dpexp eval model.pt model.name=resnet18 dataset=cifar10\n"
+        "  dpexp eval outputs/<run> recalibration=temperature recalibration.eps=0.5\n\n"
+        "keys of its own, for a run with dataset.validation\n"
+        "  recalibration      temperature | platt: fitted to the run's validation part\n"
+        "  recalibration.eps  of the fit alone, the total is printed; inf: no noise, no guarantee\n"
     ),
     "selfcheck": (
         "usage: dpexp selfcheck [key=value ...]\n\n"

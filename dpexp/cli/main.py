@@ -148,21 +148,9 @@ def _resume(folder: str, words: Words) -> int:
 
 
 def _eval(words: Words) -> int:
-    if not words.overrides:
-        raise ConfigError("eval: nothing to evaluate; write dpexp eval <run folder or checkpoint>")
-    target, *rest = words.overrides
-    if not Path(target).exists():
-        raise ConfigError(
-            f"{target}: no such folder or file; give a run folder, or a checkpoint such as "
-            f"<run>/checkpoints/model.pt"
-        )
-    from dpexp.cli.compose import EVAL_KEYS, changes
+    from dpexp.cli import saved
 
-    overrides = changes(rest, command="eval", only=EVAL_KEYS, config_dir=words.config_dir)
-    from dpexp.train import saved
-
-    saved.evaluate_saved(Path(target), overrides)
-    return 0
+    return saved.run(words.overrides, words.config_dir)
 
 
 def _budget(words: Words) -> int:
