@@ -47,10 +47,12 @@ def draw_reliability_diagram(
     """Return the reliability diagram as a figure of its own, outside of pyplot's list."""
     figure = new_figure(5.4, 7.0)
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3.6, 1.0))
-    _draw_curve(curve, reliability)
+    draw_curve(curve, reliability)
+    _add_numbers(curve, reliability)
     _draw_histogram(histogram, reliability)
     _add_title(curve, title, subtitle)
-    figure.legend(handles=_legend_handles(), loc="outside lower center", ncols=2, **_LEGEND)
+    handles = [*curve_handles(), *_mean_handles()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, **_LEGEND)
     return figure
 
 
@@ -66,14 +68,14 @@ def calibrated_range(count: int, confidence: float) -> tuple[float, float]:
     return float(low) / count, float(high) / count
 
 
-def _draw_curve(axes: "Axes", reliability: Reliability) -> None:
+def draw_curve(axes: "Axes", reliability: Reliability) -> None:
+    """Draw the bars of accuracy, their gaps and their ranges; what `curve_handles` explains."""
     axes.plot([0, 1], [0, 1], clip_on=False, zorder=4, **_DIAGONAL)
     for left, right, count, accuracy, confidence in _filled(reliability):
         _draw_bar(axes, left, right, accuracy, confidence)
         _draw_range(axes, left, right, count, confidence)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    _add_numbers(axes, reliability)
     _tidy(axes)
 
 
@@ -154,7 +156,8 @@ def _add_title(axes: "Axes", title: str, subtitle: str) -> None:
     axes.annotate(subtitle, (0.5, 1), (0, 8), fontsize=12, color=INK, **place)
 
 
-def _legend_handles() -> list[Any]:
+def curve_handles() -> list[Any]:
+    """Return what a legend says of `draw_curve`."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
     from matplotlib.path import Path as Outline
@@ -170,6 +173,13 @@ def _legend_handles() -> list[Any]:
         Patch(label="under-confident by", lw=0, **_UNDER),
         Line2D([], [], label="perfect calibration", **_DIAGONAL),
         Line2D([], [], label=f"{BAND_LEVEL:.0%} of calibrated models", **whisker),
+    ]
+
+
+def _mean_handles() -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [
         Line2D([], [], label="mean accuracy", **_MEAN_ACCURACY),
         Line2D([], [], label="mean confidence", **_MEAN_CONFIDENCE),
     ]
