@@ -22,10 +22,10 @@ EPSILONS = (0.5, 2.0, 8.0)
 DELTA = 1e-5
 NUM_TEST = 5000
 NUM_CLASSES = 10
-SETS = list(itertools.product((288, 1000, 5000), (2.0, 3.5), (-1.0, 0.0, 0.7)))
+SETS = list(itertools.product((300, 3000), (2.0, 3.5), (-1.0, 0.5)))
 GRIDS = {
-    "temperature": list(itertools.product((1.0, 2.0, 4.0), (50, 100), (0.3, 1.0), (1.0,))),
-    "platt": list(itertools.product((2.0, 3.0), (25, 50), (0.3, 1.0), (0.1, 0.2))),
+    "temperature": list(itertools.product((2.0, 4.0, 8.0), (25, 50), (0.1, 0.3, 1.0), (1.0,))),
+    "platt": list(itertools.product((2.0, 4.0), (25, 50), (0.1, 0.3), (0.1, 0.3))),
 }
 
 

@@ -61,8 +61,10 @@ def recalibrate(
     ):
         folder.write_document("recalibration.json", document)
         _write_before(folder, before, saved.built.name)
-        words = f"after {request.method} scaling, epsilon {document['epsilon']:.4g} in all"
-        write_reliability(folder, after, title=saved.built.name, subtitle=words)
+        cost = f"epsilon <= {document['epsilon']:.4g} in all"
+        words = "not private" if document["guarantee"] == "none" else cost
+        subtitle = f"after {request.method} scaling, {words}"
+        write_reliability(folder, after, title=saved.built.name, subtitle=subtitle)
         summary = {
             **after.named("test"),
             **before.named("before"),
@@ -161,7 +163,7 @@ def _lines(
         return [*lines, f"privacy   none: {document['reason']}"]
     return [
         *lines,
-        f"privacy   epsilon <= {document['epsilon']:.5g} at delta {document['delta']:g} for run "
+        f"privacy   epsilon <= {document['epsilon']:.10g} at delta {document['delta']:g} for run "
         f"and fit together ({document['accountant']})",
         f"          guarantee: {document['guarantee']} ({document['reason']})",
     ]

@@ -105,5 +105,5 @@ def _sentence(total: Mapping[str, Any]) -> str:
     return (
         f"{opening} any two pairs of a training and a validation part that differ in one sample "
         f"each, and any set S of weights and scalings, P(both in S | one) <= "
-        f"exp({total['epsilon']:g}) P(both in S | the other) + {total['delta']:g}."
+        f"exp({total['epsilon']:.10g}) P(both in S | the other) + {total['delta']:g}."
     )

@@ -73,7 +73,7 @@ def test_a_private_temperature_from_words_to_folder(trained, tmp_path, capsys):
     assert total <= privacy["epsilon"] + fit["epsilon"]
     assert found["guarantee"] == summary["privacy/guarantee"] == "seeded"
     assert f"<= exp({total:g})" in found["statement"]
-    assert f"epsilon <= {total:.5g} at delta 1e-05 for run and fit together" in shown
+    assert f"epsilon <= {total:.10g} at delta 1e-05 for run and fit together" in shown
 
     assert summary["test/accuracy"] == summary["before/accuracy"] == before["test/accuracy"]
     assert summary["before/nll_nats"] == pytest.approx(before["test/nll_nats"], rel=1e-5)
