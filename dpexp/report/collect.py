@@ -1,14 +1,14 @@
 """Find runs in run folders, folders of them, kept files, and what dpexp theory left."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dpexp.errors import ConfigError, DpexpError
 from dpexp.record.strict_json import read_json
 from dpexp.report.contents import LeftOut
-from dpexp.report.kept import is_kept, run_of_file, run_of_folder
+from dpexp.report.kept import RECALIBRATION, is_kept, recalibration_of, run_of_file, run_of_folder
 from dpexp.report.runs import Run
 
 THEORY = "theory.json"
@@ -25,6 +25,7 @@ class Found:
         theory_figures: Pictures beside it, by name.
         left_out: What was found and not used.
         notes: One sentence for each configuration that was run more than once.
+        files: Name of a run that was read from a kept file -> that file.
     """
 
     runs: tuple[Run, ...]
@@ -32,6 +33,12 @@ class Found:
     theory_figures: tuple[Path, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    files: Mapping[str, Path]
+
+    def kept_at(self, run: Run, folder: Path) -> Path | None:
+        """Return the kept file below `folder` that holds this run; None if there is none."""
+        path = self.files.get(run.name)
+        return path if path is not None and folder in path.parents else None
 
 
 def collect(paths: Sequence[Path]) -> Found:
@@ -50,6 +57,8 @@ def collect(paths: Sequence[Path]) -> Found:
     runs: list[Run] = []
     left_out: list[LeftOut] = []
     theories: list[Path] = []
+    files: dict[str, Path] = {}
+    recalibrations: dict[str, list[Mapping[str, Any]]] = {}
     seen: set[Path] = set()
     for path in paths:
         for place in _places(path):
@@ -60,13 +69,22 @@ def collect(paths: Sequence[Path]) -> Found:
                 theories.append(place)
                 continue
             try:
+                if (place / RECALIBRATION).is_file():
+                    name, recalibration = recalibration_of(place)
+                    recalibrations.setdefault(name, []).append(recalibration)
+                    continue
                 runs.append(run_of_folder(place) if place.is_dir() else run_of_file(place))
+                if place.is_file():
+                    files[place.stem] = place
             except DpexpError as error:
                 if place == path and place.is_file():
                     raise ConfigError(str(error)) from error
                 reason = str(error).splitlines()[0].replace(str(place), place.name)
                 left_out.append(LeftOut(name=place.name, reason=reason))
-    used, notes = _newest(runs)
+    used, notes = _newest([_with_recalibrations(run, recalibrations) for run in runs])
+    names = {run.name for run in runs}
+    left_out += [LeftOut(name=name, reason="recalibrated, but the run itself is not among these")
+                 for name in recalibrations if name not in names]  # fmt: skip
     theory = max(theories, key=lambda place: place.stat().st_mtime, default=None)
     return Found(
         runs=tuple(sorted(used, key=_order)),
@@ -74,7 +92,13 @@ def collect(paths: Sequence[Path]) -> Found:
         theory_figures=tuple(sorted(theory.parent.glob("*.png"))) if theory else (),
         left_out=tuple(left_out),
         notes=tuple(notes),
+        files=files,
     )
+
+
+def _with_recalibrations(run: Run, found: Mapping[str, list[Mapping[str, Any]]]) -> Run:
+    added = [entry for entry in found.get(run.name, ()) if entry not in run.recalibrations]
+    return replace(run, recalibrations=(*run.recalibrations, *added))
 
 
 def _places(path: Path) -> Iterator[Path]:
@@ -97,12 +121,20 @@ def _is_run(path: Path) -> bool:
         return False
 
 
+def _merged(run: Run, other: Run) -> Run:
+    """Return one reading of a run with the recalibrations of both."""
+    added = [entry for entry in other.recalibrations if entry not in run.recalibrations]
+    return replace(run, recalibrations=(*run.recalibrations, *added))
+
+
 def _newest(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     groups: dict[tuple[str | None, str], dict[str, Run]] = {}
     for run in runs:
         # A kept file and the folder that it was made from are one run: they started together.
         starts = groups.setdefault((run.experiment, run.hash), {})
-        starts[str(run.provenance.get("started"))] = run
+        started = str(run.provenance.get("started"))
+        same = starts.get(started)
+        starts[started] = _merged(same, run) if same else run
     used, notes = [], []
     for starts in groups.values():
         newest = max(starts)

@@ -47,7 +47,9 @@ class Comparison:
         is_in_null_band: Whether both models' mean value lies within what a perfectly calibrated
             model shows; None if the runs hold no band.
         recalibrated: Small R after temperature scaling, mean over seeds: the baseline that a large
-            R must beat; None if no run holds it.
+            R must beat; None unless every run holds it. With noise where there is such a fit.
+        recalibrated_epsilon: Of training and scaling together, the largest over seeds; infinite
+            where the scaling was fitted without noise.
     """
 
     data: str
@@ -60,6 +62,7 @@ class Comparison:
     correlation: Correlation | None
     is_in_null_band: bool | None = None
     recalibrated: float | None = None
+    recalibrated_epsilon: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ from dpexp.config import TrainConfig
 from dpexp.errors import ConfigError, RunFolderError
 from dpexp.record.config_hash import FREE_KEYS
 from dpexp.record.folder import RunFolder
-from dpexp.record.strict_json import SCHEMA, read_json, to_text, write_text
+from dpexp.record.strict_json import SCHEMA, read_json, to_text, write_text, writing
 from dpexp.report.curve import short_curve
 from dpexp.report.runs import Run, experiment_of
 from dpexp.schema import from_dict, to_dict
 
 KEPT_PROVENANCE = ("command", "started", "git", "packages", "python", "cpu", "cpu_count", "gpus")
 PATH_KEYS = (("dataset", "root"), ("model", "checkpoint"))
+RECALIBRATION = "recalibration.json"
 ENDED = ("done", "diverged")
 
 
@@ -53,6 +54,23 @@ def run_of_folder(path: Path) -> Run:
     return _run(path.name, parts, path / "config.yaml")
 
 
+def recalibration_of(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the name of the run's folder, and what is kept of its recalibration.
+
+    Raises:
+        RunFolderError: If it has not ended, or a file of it is damaged.
+    """
+    folder = RunFolder.open(path)
+    state = folder.read_status()["state"]
+    if state != "done":
+        raise RunFolderError(f"{path} is a recalibration and {state}: nothing of it is final")
+    document = folder.read_document(RECALIBRATION)
+    summary = folder.read_document("summary.json")
+    kept = {key: document[key] for key in ("method", "epsilon", "guarantee")}
+    tested = {key: value for key, value in summary.items() if key.startswith(("test/", "before/"))}
+    return str(document["run"]["folder"]), kept | {"summary": tested}
+
+
 def run_of_file(path: Path) -> Run:
     """Return the run of a kept file, such as `keep` writes.
 
@@ -74,17 +92,19 @@ def is_kept(document: Mapping[str, Any]) -> bool:
     return {"config", "summary", "provenance"} <= document.keys()
 
 
-def keep(run: Run, folder: Path) -> Path:
+def keep(run: Run, folder: Path, earlier: Path | None = None) -> Path:
     """Write the kept form of `run` into `folder`, a line a part, and return its path.
 
-    The name is that of the experiment, without the paper, and the hash of the configuration.
+    The name is that of the experiment, without the paper, and the hash of the configuration; a
+    file that was kept `earlier` keeps its own.
 
     Raises:
         RunFolderError: If it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     words = re.sub(r"[^\w.-]+", "-", (run.experiment or "run").rpartition("/")[2])
-    path = folder / f"{words}-{run.hash}.json"
+    path = earlier or folder / f"{words}-{run.hash}.json"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     parts = {
         "schema": SCHEMA,
         "state": run.state,
@@ -93,6 +113,7 @@ def keep(run: Run, folder: Path) -> Path:
         "privacy": run.privacy,
         "reliability": run.reliability,
         "calibration": run.calibration,
+        "recalibrations": run.recalibrations or None,
         "curve": run.curve,
         "provenance": run.provenance,
     }
@@ -118,6 +139,7 @@ def _run(name: str, parts: Mapping[str, Any], source: Path) -> Run:
         calibration=parts.get("calibration"),
         curve=tuple(parts.get("curve") or ()),
         provenance=provenance,
+        recalibrations=tuple(parts.get("recalibrations") or ()),
     )
 
 

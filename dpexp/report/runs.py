@@ -35,6 +35,8 @@ class Run:
         curve: Rows by step, at most some 400: `step`, `val/*` and `test/*` where the run was
             evaluated there, `unsafe/loss_nats` and `unsafe/clipped_fraction` as means over the
             steps since the row before.
+        recalibrations: What dpexp eval recalibration=... found: `method`, `epsilon` of training and
+            scaling together ("inf" where it was fitted without noise), `guarantee` and `summary`.
         provenance: command, started, git, packages, python, cpu, cpu_count, gpus.
     """
 
@@ -48,6 +50,7 @@ class Run:
     calibration: Mapping[str, Any] | None
     curve: tuple[Mapping[str, Any], ...]
     provenance: Mapping[str, Any]
+    recalibrations: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def seed(self) -> int:

@@ -1,0 +1,1 @@
+"""The claims of paper A, judged on the runs of a report."""

@@ -1,0 +1,148 @@
+"""A12 and A13: the CIFAR-10 network under local and global, flat and layerwise clipping.
+
+Local is the clipping function of Abadi et al. 2016; global keeps or drops a sample. Both are judged
+on CIFAR-10 alone, for the numbers in their criteria are of that data set.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from dpexp.claims import Outcome, Verdict
+from dpexp.report.claims.judging import Part, clipping_of, percent, repeat, spread, untestable
+from dpexp.report.groups import Point, same_but_for
+from dpexp.report.runs import ROOTS, Run
+from dpexp.report.statistics import mean_interval, paired
+
+DATA = "cifar10"
+FEWEST_SEEDS = 3
+FEWEST_EVALUATIONS = 5
+LOSS_FALL, ACCURACY_FALL, ECE_RATIO = 0.15, (0.01, 0.05), 0.5
+RISE, FLAT_RISE = 0.1, 0.06  # nats
+SPLITTING = ("clipping.style", "clipping.split")
+
+
+def judge_global(settings: Sequence[Point]) -> Iterator[Part]:
+    """Yield the verdict on A12 for each global flat point and its local twin on CIFAR-10."""
+    for point in _of(settings, "global", "flat"):
+        keys = ("seed", "clipping.function", "clipping.stability", *ROOTS)
+        twin = _twin(point, _of(settings, "abadi", "flat"), keys)
+        if twin is not None:
+            yield _on(point), _global(twin, point)
+
+
+def judge_rise(settings: Sequence[Point]) -> Iterator[Part]:
+    """Yield the verdict on A13 for each local layerwise point and its flat twin on CIFAR-10."""
+    for point in _of(settings, "abadi", "layerwise"):
+        keys = ("seed", *SPLITTING, *ROOTS)
+        twin = _twin(point, _of(settings, "abadi", "flat"), keys)
+        if twin is not None:
+            yield _on(point), _rise(twin, point)
+
+
+def rise_of(run: Run) -> float | None:
+    """Return how far the last watched test loss lies above the lowest, nats.
+
+    The watched loss is on the samples that every evaluation took, which may be fewer than those of
+    the summary: an evaluation on other samples is not compared. Infinite if the run diverged, None
+    below five evaluations.
+    """
+    if run.has_diverged:
+        return math.inf
+    rows = [row for row in run.curve if row.get("test/nll_nats") is not None]
+    if not rows:
+        return None
+    count = rows[0].get("test/num_samples")
+    watched = [row["test/nll_nats"] for row in rows if row.get("test/num_samples") == count]
+    return watched[-1] - min(watched) if len(watched) >= FEWEST_EVALUATIONS else None
+
+
+def _global(local: Point, other: Point) -> Verdict:
+    found = {
+        key: paired(local.values(f"test/{key}"), other.values(f"test/{key}"))
+        for key in ("nll_nats", "accuracy", "ece")
+    }
+    loss, accuracy, ece = found["nll_nats"], found["accuracy"], found["ece"]
+    if loss is None or accuracy is None or ece is None or loss.num_seeds < FEWEST_SEEDS:
+        shared = len(set(local.values("test/nll_nats")) & set(other.values("test/nll_nats")))
+        return untestable("A12", f"{shared} seed(s) shared, and the criterion asks for three")
+    fell = -accuracy.difference
+    parts = {
+        "loss": loss.difference <= -LOSS_FALL,
+        "accuracy": ACCURACY_FALL[0] <= fell <= ACCURACY_FALL[1],
+        "ECE": ece.second <= ECE_RATIO * ece.first,
+    }
+    missed = [name for name, is_met in parts.items() if not is_met]
+    outcome: Outcome = "not reproduced" if missed else "reproduced"
+    return Verdict(
+        claim="A12",
+        outcome=outcome,
+        ours=(
+            f"test loss {loss.second:.3f} for {loss.first:.3f} nats "
+            f"({spread(loss, scale=1, unit='nats', digits=3)}); accuracy "
+            f"{percent(accuracy.second)} for {percent(accuracy.first)} ({spread(accuracy)}); ECE "
+            f"{percent(ece.second)} for {percent(ece.first)} ({spread(ece)})"
+        ),
+        value=loss.difference,
+        interval=(loss.low, loss.high),
+        reason=f"criterion missed by: {', '.join(missed)}" if missed else "",
+        command=repeat((local, other)),
+    )
+
+
+def _rise(flat: Point, layerwise: Point) -> Verdict:
+    rises = [rise_of(run) for run in layerwise.runs]
+    flat_rises = [rise_of(run) for run in flat.runs]
+    known = [rise for rise in rises if rise is not None]
+    flat_known = [rise for rise in flat_rises if rise is not None]
+    if len(known) < len(rises) or len(flat_known) < len(flat_rises):
+        return untestable(
+            "A13", f"a run has fewer than {FEWEST_EVALUATIONS} evaluations (evaluate_every)"
+        )
+    parts = {
+        f"layerwise rises by at least {RISE:g} in every seed": min(known) >= RISE,
+        f"flat stays below {FLAT_RISE:g}": max(flat_known) < FLAT_RISE,
+    }
+    missed = [name for name, is_met in parts.items() if not is_met]
+    outcome: Outcome = "not reproduced" if missed else "reproduced"
+    is_finite = math.isfinite(sum(known))
+    return Verdict(
+        claim="A13",
+        outcome=outcome,
+        ours=(
+            f"last test loss above the lowest: layerwise {_nats(known)}, flat {_nats(flat_known)} "
+            f"nats, by seed"
+        ),
+        value=sum(known) / len(known) if is_finite else None,
+        interval=mean_interval(known) if is_finite else None,
+        reason=f"criterion missed: {', '.join(missed)}" if missed else "",
+        command=repeat((flat, layerwise)),
+    )
+
+
+def _of(settings: Sequence[Point], function: str, style: str) -> list[Point]:
+    """Return the points on CIFAR-10 of one clipping function and style, the longest runs alone."""
+    found = [
+        point
+        for point in settings
+        if point.first.data == DATA
+        and point.first.config["dp"]
+        and clipping_of(point)["function"] == function
+        and clipping_of(point)["style"] == style
+    ]
+    longest = max((point.steps for point in found), default=0)
+    return [point for point in found if point.steps == longest]
+
+
+def _twin(point: Point, others: Sequence[Point], keys: Sequence[str]) -> Point | None:
+    wanted = same_but_for(point.first, keys)
+    return next((other for other in others if same_but_for(other.first, keys) == wanted), None)
+
+
+def _on(point: Point) -> str:
+    run = point.first
+    eps = "" if run.eps is None else f", epsilon {run.eps:.3g}"
+    return f"{run.data}, {run.model}{eps}, {run.steps:,} steps"
+
+
+def _nats(rises: Sequence[float]) -> str:
+    return ", ".join(f"{rise:.3f}" for rise in rises)

@@ -1,0 +1,188 @@
+"""A10 and A11: accuracy and calibration at small and large R of one epsilon.
+
+A grid holds, for each R, the runs at the learning rate that validation chose. Which R stands for
+the small ones and which for the large is chosen on validation too; the test set only measures.
+
+A11 speaks of models within 2 points of the best accuracy. Where no R above 1 is among them there is
+nothing to compare: a lower error of a worse model would not be the claim, and its absence would not
+refute it. That is "not testable here", with how far the best of them falls short; whether small R
+wins on accuracy is A10's matter.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dpexp.claims import Outcome, Verdict
+from dpexp.report.claims.judging import (
+    Part,
+    clipping_of,
+    percent,
+    points,
+    repeat,
+    spread,
+    untestable,
+)
+from dpexp.report.groups import SELECTED_BY, Grid, Point, best_of
+from dpexp.report.statistics import Paired, holm, paired
+
+SMALL_UP_TO = 1.0  # R
+MATCHED = 0.02  # of accuracy: models within it of the best are compared
+SMALL_RANGE, LARGE = (0.1, 1.0), 100.0  # R of A10
+MARGIN = 0.002  # of accuracy, A10
+
+
+@dataclass(frozen=True)
+class Match:
+    """The best small and the best large R of a grid, both accurate.
+
+    Attributes:
+        small: Of R at most 1, by validation accuracy.
+        large: Of R above 1.
+        accurate: Every R within 2 points of the best validation accuracy, ascending.
+    """
+
+    small: Point
+    large: Point
+    accurate: tuple[Point, ...]
+
+
+def is_about_norms(grid: Grid) -> bool:
+    """Return whether a grid varies R of ordinary flat clipping at a finite epsilon."""
+    clipping = clipping_of(grid.final[0])
+    is_ordinary = clipping["function"] == "abadi" and clipping["style"] == "flat"
+    has_epsilon = grid.eps is not None and math.isfinite(grid.eps)
+    return is_ordinary and has_epsilon and not clipping["tail_norm"] and len(grid.norms) > 1
+
+
+def match(grid: Grid) -> Match | str:
+    """Return the accurate best of small and of large R, or why there is no such pair."""
+    measured = [point for point in grid.chosen.values() if point.mean(SELECTED_BY) is not None]
+    learned = [point for point in measured if not point.num_diverged]
+    if not learned:
+        return (
+            "no finished run has a validation part (dataset.validation) to choose R on, and "
+            "choosing on the test set would flatter"
+        )
+    best = max(point.mean(SELECTED_BY) or 0.0 for point in learned)
+    accurate = tuple(p for p in learned if (p.mean(SELECTED_BY) or 0.0) >= best - MATCHED)
+    small = [point for point in accurate if point.clip_norm <= SMALL_UP_TO]
+    large = [point for point in accurate if point.clip_norm > SMALL_UP_TO]
+    for found, side, words in ((small, -1, "at most 1"), (large, 1, "above 1")):
+        if not found:
+            rest = [p for p in learned if (p.clip_norm - SMALL_UP_TO) * side > 0 or
+                    (side < 0 and p.clip_norm == SMALL_UP_TO)]  # fmt: skip
+            if not rest:
+                return f"no run at R {words} that did not diverge"
+            nearest = best_of(rest)
+            short = best - (nearest.mean(SELECTED_BY) or 0.0)
+            return (
+                f"no R {words} is within 2 points of the best validation accuracy, "
+                f"{percent(best, 1)}: the nearest, R {nearest.clip_norm:g}, is {100 * short:.1f} "
+                f"points below, so there is no model to compare with"
+            )
+    return Match(small=best_of(small), large=best_of(large), accurate=accurate)
+
+
+def judge_accuracy(grids: Sequence[Grid]) -> Iterator[Part]:
+    """Yield the verdict on A10 for each grid over R."""
+    for grid in filter(is_about_norms, grids):
+        yield grid.label, _accuracy(grid)
+
+
+def judge_measure(grids: Sequence[Grid], claim: str, measure: str) -> Iterator[Part]:
+    """Yield the verdict on A11a (mce) or A11b (ece) for each grid over R."""
+    for grid in filter(is_about_norms, grids):
+        yield grid.label, _measure(grid, claim, measure)
+
+
+def lower_pairs(accurate: Sequence[Point], key: str) -> tuple[int, int, int]:
+    """Return how many pairs of a small and a large R there are, and how many are lower and higher.
+
+    At 5 % over all pairs together: Holm's adjustment of the paired t test.
+    """
+    found: list[Paired] = []
+    for small in (p for p in accurate if p.clip_norm <= SMALL_UP_TO):
+        for large in (p for p in accurate if p.clip_norm > SMALL_UP_TO):
+            pair = paired(small.values(key), large.values(key))
+            found += [pair] if pair else []
+    adjusted = holm([pair.p_t for pair in found])
+    clear = [pair for pair, p in zip(found, adjusted, strict=True) if p < 0.05]
+    lower = sum(pair.difference < 0 for pair in clear)
+    return len(found), lower, len(clear) - lower
+
+
+def _accuracy(grid: Grid) -> Verdict:
+    chosen = grid.chosen
+    low, high = SMALL_RANGE
+    small = [p for norm, p in chosen.items() if low <= norm <= high and _is_selectable(p)]
+    large = chosen.get(LARGE)
+    if not small or large is None:
+        lacking = "R 100" if small else "R from 0.1 to 1 with a validation accuracy"
+        return untestable("A10", f"the grid holds no {lacking}")
+    best = best_of(small)
+    found = paired(best.values("test/accuracy"), large.values("test/accuracy"))
+    if found is None:
+        return untestable("A10", f"{_shared(best, large)}; a paired interval needs two")
+    is_met = found.difference <= MARGIN
+    is_settled = found.high <= MARGIN if is_met else found.low > MARGIN
+    outcome: Outcome = "reproduced" if is_met else "not reproduced"
+    diverged = f" ({large.num_diverged} diverged, counted as guessing)" * bool(large.num_diverged)
+    return Verdict(
+        claim="A10",
+        outcome=outcome,
+        ours=(
+            f"accuracy {percent(found.first)} at R {best.clip_norm:g}, {percent(found.second)} at "
+            f"R 100{diverged}: {spread(found)}"
+        ),
+        value=100 * found.difference,
+        interval=(100 * found.low, 100 * found.high),
+        reason="" if is_settled else (
+            f"the interval holds the margin of {points(MARGIN, 1)} points, so {found.num_seeds} "
+            f"seeds do not settle it; the mean decides"
+        ),
+        command=repeat((best, large)),
+    )  # fmt: skip
+
+
+def _measure(grid: Grid, claim: str, measure: str) -> Verdict:
+    pair = match(grid)
+    if isinstance(pair, str):
+        return untestable(claim, pair)
+    key = f"test/{measure}"
+    found = paired(pair.small.values(key), pair.large.values(key))
+    if found is None:
+        return untestable(claim, f"{_shared(pair.small, pair.large)}; a paired interval needs two")
+    num_pairs, lower, higher = lower_pairs(pair.accurate, key)
+    outcome: Outcome = "reproduced" if found.is_lower else "not reproduced"
+    accuracies = (pair.small.mean("test/accuracy"), pair.large.mean("test/accuracy"))
+    reason = "" if found.is_lower else (
+        f"it is higher at R {pair.large.clip_norm:g}" if found.is_higher
+        else "the interval holds 0"
+    )  # fmt: skip
+    return Verdict(
+        claim=claim,
+        outcome=outcome,
+        ours=(
+            f"{measure.upper()} {percent(found.first)} at R {pair.small.clip_norm:g}, "
+            f"{percent(found.second)} at R {pair.large.clip_norm:g} (accuracy "
+            f"{percent(accuracies[0])} and {percent(accuracies[1])}): {spread(found)}; of "
+            f"{num_pairs} pairs of a small and a large R {lower} lower and {higher} higher "
+            f"(paired t, Holm)"
+        ),
+        value=100 * found.difference,
+        interval=(100 * found.low, 100 * found.high),
+        reason=reason,
+        command=repeat((pair.small, pair.large)),
+    )
+
+
+def _is_selectable(point: Point) -> bool:
+    return point.mean(SELECTED_BY) is not None or bool(point.num_diverged)
+
+
+def _shared(first: Point, second: Point) -> str:
+    shared = len(set(first.seeds) & set(second.seeds))
+    return (
+        f"R {first.clip_norm:g} and R {second.clip_norm:g} share {shared} seed{'s' * (shared != 1)}"
+    )

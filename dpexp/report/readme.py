@@ -1,0 +1,117 @@
+"""README.md of a folder of results: the answer, the claims, the grids, and what made them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dpexp.report.contents import Report
+from dpexp.report.groups import Grid
+from dpexp.report.tables import (
+    by_epsilon_markdown,
+    grid_markdown,
+    settings_markdown,
+    table,
+)
+
+
+class Shown(Protocol):
+    """A figure that was drawn."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file."""
+
+    @property
+    def title(self) -> str:
+        """What is seen."""
+
+    @property
+    def caption(self) -> str:
+        """How to read it."""
+
+
+def as_readme(report: Report, figures: Sequence[Shown], folder: str = "figures") -> str:
+    """Return the page in Markdown.
+
+    Args:
+        report: What was read and found.
+        figures: Drawn into `folder`.
+        folder: Where they lie, beside the page.
+    """
+    lines = [f"# {report.title}", ""]
+    lines += [
+        f"Made by `{report.command}` from {count(len(report.runs), 'run')}; `report.html` is the "
+        f"same with every figure, `claims.csv` and `points.csv` the same as tables.",
+        "",
+    ]
+    if report.answer.comparisons or report.rows:
+        lines += ["## Does a larger R calibrate better at the same epsilon?", ""]
+        lines += [line for sentence in report.answer.sentences for line in (sentence, "")]
+    if report.rows:
+        lines += ["## Claims", "", *claims_summary(report), ""]
+        lines += ["Values, intervals, criteria and commands: [claims.md](claims.md).", ""]
+    lines += _grids(report)
+    for figure in figures:
+        lines += [f"## {figure.title}", "", f"![{figure.title}]({folder}/{figure.file_name})", ""]
+        lines += [figure.caption, ""]
+    lines += _remarks(report)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def claims_summary(report: Report) -> list[str]:
+    """Return a short table: claim, verdict, on what."""
+    rows = [(row.claim.name, row.claim.title, row.verdict.outcome, row.on or row.verdict.reason)
+            for row in report.rows]  # fmt: skip
+    return table(("claim", "what", "verdict", "on, or why not"), rows)
+
+
+def is_grid(grid: Grid) -> bool:
+    """Return whether a grid holds several R at one epsilon."""
+    return grid.eps is not None and len(grid.norms) > 1
+
+
+def count(number: int, word: str) -> str:
+    """Return a number and its word, in the plural where it is one."""
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
+def _grids(report: Report) -> list[str]:
+    lines = []
+    families: dict[tuple[str | None, str, str], list[Grid]] = {}
+    for grid in filter(is_grid, report.grids):
+        families.setdefault((grid.experiment, grid.data, grid.model), []).append(grid)
+    for (experiment, data, model), grids in families.items():
+        ordered = sorted(grids, key=lambda grid: grid.eps or 0.0)
+        lines += [f"## {data}, {model}" + f" ({experiment})" * bool(experiment), ""]
+        lines += [
+            "Each R at the learning rate that validation chose; mean +- s.d. over seeds, measured "
+            "on the test set.",
+            "",
+        ]
+        if len(ordered) > 1:
+            lines += ["Accuracy (%) / ECE (%):", "", *by_epsilon_markdown(ordered), ""]
+        for grid in ordered:
+            lines += [f"Epsilon {grid.eps:.3g}, sigma {grid.sigma or 0:.4g}, "
+                      f"{grid.final[0].steps:,} steps:", "", *grid_markdown(grid), ""]  # fmt: skip
+    rest = [point for grid in report.grids if not is_grid(grid) for point in grid.final]
+    if rest:
+        heading = "## Other settings" if lines else "## Settings"
+        lines += [heading, "", "Mean +- s.d. over seeds.", "", *settings_markdown(rest), ""]
+    return lines
+
+
+def _remarks(report: Report) -> list[str]:
+    lines = []
+    if report.notes:
+        lines += ["## Remarks", "", *(f"* {note}." for note in report.notes), ""]
+    if report.left_out:
+        lines += [f"Left out: {count(len(report.left_out), 'folder or file')}.", ""]
+    commits = sorted({_commit(run.provenance.get("git")) for run in report.runs})
+    if commits:
+        lines += [f"Runs were made at commit {', '.join(commits)}.", ""]
+    return lines
+
+
+def _commit(git: object) -> str:
+    if not isinstance(git, dict):
+        return "unknown"
+    return str(git.get("commit"))[:12] + " (with changes)" * bool(git.get("dirty"))

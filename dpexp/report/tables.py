@@ -1,0 +1,178 @@
+"""Tables of a report: claims and settings, as Markdown and as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from dpexp.report.contents import Report, Row
+from dpexp.report.groups import Grid, Point
+
+CLAIM_COLUMNS = ("claim", "what", "paper", "ours", "interval", "verdict", "on", "command")
+# Key of a summary: heading, factor, digits.
+MEASURES = {
+    "test/accuracy": ("accuracy (%)", 100, 2),
+    "test/ece": ("ECE (%)", 100, 2),
+    "test/mce": ("MCE (%)", 100, 1),
+    "test/adaptive_ece": ("adaptive ECE (%)", 100, 2),
+    "test/classwise_ece": ("class-wise ECE (%)", 100, 2),
+    "test/ks_error": ("KS (%)", 100, 2),
+    "test/overconfidence": ("over-confidence (%)", 100, 2),
+    "test/nll_nats": ("NLL (nats)", 1, 4),
+    "test/brier": ("Brier", 1, 4),
+}
+SHOWN = ("test/accuracy", "test/ece", "test/mce", "test/ks_error", "test/nll_nats", "test/brier")
+
+
+def claim_cells(row: Row) -> tuple[str, ...]:
+    """Return one claim as text, a cell for each of `CLAIM_COLUMNS`."""
+    verdict = row.verdict
+    interval = "" if verdict.interval is None else "[{:.4g}, {:.4g}]".format(*verdict.interval)
+    outcome = f"{verdict.outcome}: {verdict.reason}" if verdict.reason else verdict.outcome
+    return (
+        row.claim.name,
+        row.claim.title,
+        row.claim.paper,
+        verdict.ours,
+        interval,
+        outcome,
+        row.on,
+        verdict.command,
+    )
+
+
+def claims_markdown(rows: Sequence[Row]) -> str:
+    """Return claims.md: a row a claim, then what each needs to count as reproduced."""
+    cells = [(*claim_cells(row)[:-1], code(row.verdict.command)) for row in rows]
+    lines = [
+        "# Claims of Bu et al. 2023, arXiv:2106.07830, and what was found",
+        "",
+        *table(
+            CLAIM_COLUMNS, [(*claim_cells(row)[:-1], code(row.verdict.command)) for row in rows]
+        ),
+        "",
+        "An interval is of the number that decides, 95 %: points for accuracy and calibration "
+        "errors, nats for losses.",
+        "",
+        "## What each had to meet",
+        "",
+        *(f"* **{row.claim.name}**: {row.claim.criterion}." for row in rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def claims_csv(rows: Sequence[Row]) -> str:
+    """Return claims.csv: a line a claim, and one more for each part of it."""
+    lines = []
+    for row in rows:
+        lines.append(claim_cells(row))
+        for on, verdict in row.parts:
+            lines.append(claim_cells(Row(claim=row.claim, verdict=verdict, on=on)))
+    return as_csv(CLAIM_COLUMNS, lines)
+
+
+def grid_markdown(grid: Grid) -> list[str]:
+    """Return a grid as a table: a row an R at its chosen lr, mean +- s.d. over seeds."""
+    points = list(grid.chosen.values())
+    header = ["R", "lr", "seeds", *(MEASURES[key][0] for key in SHOWN)]
+    rows = [
+        [f"{p.clip_norm:g}", f"{p.lr:g}", seeds_cell(p), *(cell(p, key) for key in SHOWN)]
+        for p in points
+    ]
+    return table(header, rows)
+
+
+def by_epsilon_markdown(grids: Sequence[Grid]) -> list[str]:
+    """Return accuracy / ECE as a table of R by epsilon, for grids of one data set and model."""
+    norms = sorted({norm for grid in grids for norm in grid.norms})
+    header = ["R", *(f"epsilon {grid.eps:.3g}" for grid in grids)]
+    rows = []
+    for norm in norms:
+        chosen = [grid.chosen.get(norm) for grid in grids]
+        cells = [
+            "-" if p is None else f"{cell(p, 'test/accuracy')} / {cell(p, 'test/ece')}"
+            for p in chosen
+        ]
+        rows.append([f"{norm:g}", *cells])
+    return table(header, rows)
+
+
+def settings_markdown(points: Sequence[Point]) -> list[str]:
+    """Return settings that are no grid over R, a row each."""
+    header = ["experiment", "data", "clipping", "R", "lr", "epsilon", "seeds"]
+    header += [MEASURES[key][0] for key in SHOWN]
+    rows = []
+    for point in points:
+        run, clipping = point.first, point.first.config["clipping"]
+        eps = "none" if run.eps is None else f"{run.eps:.3g}"
+        tail = clipping["tail_norm"]
+        norm = f"{point.clip_norm:g}" + (f", then {tail:g}" if tail else "")
+        is_clipped = run.config["dp"]
+        how = f"{clipping['style']} {clipping['function']}" if is_clipped else "none"
+        words = [run.experiment or "-", run.data, how, norm if is_clipped else "-", f"{point.lr:g}"]
+        rows.append([*words, eps, seeds_cell(point), *(cell(point, key) for key in SHOWN)])
+    return table(header, rows)
+
+
+def points_csv(report: Report) -> str:
+    """Return every setting, final or of a search, with mean and s.d. of every measure."""
+    header = ["experiment", "data", "model", "role", "function", "style", "clip_norm", "lr"]
+    header += ["tail_norm", "epsilon", "noise_multiplier", "steps", "seeds", "diverged"]
+    header += [f"{key} {word}" for key in ("val/accuracy", *MEASURES) for word in ("mean", "sd")]
+    rows = []
+    for grid in report.grids:
+        for role, points in (("final", grid.final), ("search", grid.search)):
+            for point in points:
+                run, clipping = point.first, point.first.config["clipping"]
+                values: list[object] = [run.experiment, run.data, run.model, role]
+                values += [clipping["function"], clipping["style"], point.clip_norm, point.lr]
+                values += [clipping["tail_norm"], run.eps, run.sigma, point.steps]
+                values += [" ".join(map(str, point.seeds)), point.num_diverged]
+                for key in ("val/accuracy", *MEASURES):
+                    values += [point.mean(key), point.sd(key)]
+                rows.append(["" if value is None else _plain(value) for value in values])
+    return as_csv(header, rows)
+
+
+def cell(point: Point, key: str) -> str:
+    """Return mean +- s.d. over seeds of a measure, in the unit of its heading."""
+    _, factor, digits = MEASURES[key]
+    mean, sd = point.mean(key), point.sd(key)
+    if mean is None:
+        return "diverged" if point.num_diverged else "-"
+    text = f"{factor * mean:.{digits}f}"
+    return text if sd is None else f"{text} +- {factor * sd:.{digits}f}"
+
+
+def seeds_cell(point: Point) -> str:
+    """Return how many seeds there are, and how many of them diverged."""
+    diverged = f", {point.num_diverged} diverged" * bool(point.num_diverged)
+    return f"{len(point.runs)}{diverged}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    lines = ["| " + " | ".join(map(_escaped, header)) + " |", "|---" * len(header) + "|"]
+    return lines + ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+
+
+def code(command: str) -> str:
+    """Return commands, parted by semicolons, each as code."""
+    return "; ".join(f"`{part}`" for part in command.split("; ") if part)
+
+
+def as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _plain(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
