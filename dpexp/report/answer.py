@@ -1,38 +1,37 @@
 """Does a larger clipping norm calibrate better at the same epsilon, and by which measure?
 
-The best R at most 1 stands against the best R above 1, both within 2 points of the best validation
-accuracy, seed by seed, on every measure. Each comparison has a 95 % interval; with many measures
-and settings some will exclude 0 by chance, so the words count them and adjust by Holm over all.
+The best R at most 1 stands against the best R above 1, seed by seed, on every measure; the answer
+rests on settings where both are within 2 points of the best validation accuracy. Each comparison
+has a 95 % interval; with many measures and settings some will exclude 0 by chance, so the words
+count them and adjust by Holm over all.
+
+Where the large R is less accurate, its lower error may be that of a model that learned less. A
+small R slowed down by its learning rate to no more than the same accuracy tells the two apart.
 """
 
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 
-from dpexp.report.claims.judging import percent
-from dpexp.report.claims.norms import Match, is_about_norms, match
-from dpexp.report.contents import Answer, Comparison
-from dpexp.report.groups import Grid, Point
-from dpexp.report.statistics import Correlation, holm, paired, rank_correlation
+from dpexp.report.claims.norms import (
+    SMALL_UP_TO,
+    Match,
+    accuracy_of,
+    is_about_norms,
+    match,
+)
+from dpexp.report.contents import Answer, Comparison, Slowed
+from dpexp.report.groups import SELECTED_BY, Grid, Point, best_of
+from dpexp.report.sentences import MEASURES, sentences_of
+from dpexp.report.statistics import Correlation, paired, rank_correlation
 
-# By the names of dpexp.metrics.measures; what a reader calls them.
-MEASURES = {
-    "ece": "ECE",
-    "mce": "MCE",
-    "adaptive_ece": "adaptive ECE",
-    "classwise_ece": "class-wise ECE",
-    "ks_error": "KS error",
-    "nll_nats": "NLL",
-    "brier": "Brier score",
-    "overconfidence": "over-confidence",
-}
 ERRORS = ("ece", "mce", "adaptive_ece", "classwise_ece", "ks_error")  # 0 for a calibrated model
-IN_NATS = "nll_nats"
 
 
 def answer(grids: Sequence[Grid]) -> Answer:
     """Return every comparison that the grids allow, and what they say in three sentences."""
     comparisons: list[Comparison] = []
+    slowed: list[Slowed] = []
     refused: list[str] = []
     for grid in filter(is_about_norms, grids):
         pair = match(grid)
@@ -40,26 +39,39 @@ def answer(grids: Sequence[Grid]) -> Answer:
             refused.append(f"{grid.label}: {pair}")
             continue
         comparisons += _of_grid(grid, pair)
-    if not any(found.paired for found in comparisons):
-        why = "; ".join(refused) or "no runs at small and large R share two seeds at one epsilon"
-        return Answer(
-            comparisons=tuple(comparisons), sentences=(f"The question stays open here: {why}.",)
-        )
-    sentences = (_first(comparisons, refused), _second(comparisons), _third(comparisons))
-    return Answer(comparisons=tuple(comparisons), sentences=sentences)
+        found = slow_down(grid)
+        slowed += [found] if found else []
+    if not comparisons:
+        why = "; ".join(refused) or "no runs at small and at large R of one epsilon"
+        return Answer(comparisons=(), sentences=(f"The question stays open here: {why}.",))
+    sentences = sentences_of(comparisons, slowed)
+    return Answer(comparisons=tuple(comparisons), sentences=sentences, slowed=tuple(slowed))
 
 
-def clear(comparisons: Sequence[Comparison]) -> dict[int, int]:
-    """Return -1 for a comparison (by its place) lower at large R, 1 for higher, 0 for neither.
-
-    At 5 % over all comparisons together: Holm's adjustment of the paired t tests.
-    """
-    known = [(i, c.paired) for i, c in enumerate(comparisons) if c.paired is not None]
-    adjusted = holm([pair.p_t for _, pair in known])
-    return {
-        i: (0 if p >= 0.05 else -1 if pair.difference < 0 else 1)
-        for (i, pair), p in zip(known, adjusted, strict=True)
-    }
+def slow_down(grid: Grid) -> Slowed | None:
+    """Return a large R beside a small R that is no more accurate; None without several lr."""
+    candidates: dict[int, list[Point]] = {}
+    for point in (*grid.final, *grid.search):
+        if point.mean(SELECTED_BY) is not None and not point.num_diverged:
+            candidates.setdefault(point.steps, []).append(point)
+    for _, points in sorted(candidates.items(), reverse=True):
+        large = [point for point in points if point.clip_norm > SMALL_UP_TO]
+        small = [point for point in points if point.clip_norm <= SMALL_UP_TO]
+        if not large or len({(point.clip_norm, point.lr) for point in points}) == len(
+            {point.clip_norm for point in points}
+        ):
+            continue
+        best = best_of(large)
+        fastest = {p.clip_norm: best_of(q for q in small if q.clip_norm == p.clip_norm).lr
+                   for p in small}  # fmt: skip
+        below = [
+            point
+            for point in small
+            if accuracy_of(point) <= accuracy_of(best) and point.lr <= fastest[point.clip_norm]
+        ]
+        if below:
+            return Slowed(eps=grid.eps, large=best, small=best_of(below))
+    return None
 
 
 def _of_grid(grid: Grid, pair: Match) -> Iterator[Comparison]:
@@ -75,6 +87,7 @@ def _of_grid(grid: Grid, pair: Match) -> Iterator[Comparison]:
             measure=measure,
             small=pair.small,
             large=pair.large,
+            is_matched=pair.is_matched,
             paired=paired(pair.small.values(key), pair.large.values(key)),
             correlation=_correlation(pair.accurate, key),
             is_in_null_band=_in_band(pair, measure),
@@ -119,90 +132,3 @@ def _recalibrated(point: Point, key: str) -> tuple[float | None, float | None]:
         values.append(float(value))
         epsilons.append(float(fit["epsilon"]))
     return statistics.fmean(values), max(epsilons)
-
-
-def _first(comparisons: Sequence[Comparison], refused: Sequence[str]) -> str:
-    """Say whether, by ECE, setting by setting."""
-    found = [c for c in comparisons if c.measure == "ece" and c.paired]
-    lower = sum(c.paired.is_lower for c in found if c.paired)
-    higher = sum(c.paired.is_higher for c in found if c.paired)
-    verdict = (
-        "Yes, by ECE" if found and lower == len(found)
-        else "No, by ECE" if not lower
-        else "Not in general, by ECE"
-    )  # fmt: skip
-    each = "; ".join(
-        f"{_where(c)}: {_value(c, c.paired.second)} at R {c.large.clip_norm:g} against "
-        f"{_value(c, c.paired.first)} at R {c.small.clip_norm:g}, {_interval(c)}"
-        for c in found
-        if c.paired
-    )
-    left = f"; in {len(refused)} more no pair of accurate models could be compared" * bool(refused)
-    return (
-        f"{verdict}: among models within 2 points of the best accuracy the ECE of the best R above "
-        f"1 is lower than that of the best R of at most 1 in {lower} of {len(found)} settings, "
-        f"higher in {higher}, undecided in {len(found) - lower - higher} ({each}){left}."
-    )
-
-
-def _second(comparisons: Sequence[Comparison]) -> str:
-    """Say by which measures."""
-    signs = clear(comparisons)
-    parts = []
-    for measure, name in MEASURES.items():
-        places = [i for i, c in enumerate(comparisons) if c.measure == measure and i in signs]
-        if places:
-            lower = sum(signs[i] < 0 for i in places)
-            higher = sum(signs[i] > 0 for i in places)
-            parts.append(f"{name} {lower} lower, {higher} higher, of {len(places)}")
-    return (
-        f"By measure, at 5 % over all {len(signs)} comparisons together (paired t, Holm), larger R "
-        f"against smaller: {'; '.join(parts)}."
-    )
-
-
-def _third(comparisons: Sequence[Comparison]) -> str:
-    """Say what MCE is worth, and whether large R beats temperature scaling."""
-    mce = [c for c in comparisons if c.measure == "mce" and c.is_in_null_band is not None]
-    inside = sum(bool(c.is_in_null_band) for c in mce)
-    band = (
-        f"In {inside} of {len(mce)} settings the MCE of every run of both lies within what a "
-        f"perfectly calibrated model would show, where a difference in MCE is one of chance"
-        if mce
-        else "Whether MCE lies within what a perfectly calibrated model would show was not measured"
-    )
-    scaled = [c for c in comparisons if c.measure == "ece" and c.recalibrated is not None]
-    if not scaled:
-        return f"{band}; temperature scaling, which a large R must beat, was not among the runs."
-    each = "; ".join(
-        f"{_where(c)}: {percent(c.recalibrated, 1)} ({_cost(c)}) against "
-        f"{percent(c.large.mean('test/ece'), 1)} at R {c.large.clip_norm:g}"
-        for c in scaled
-    )
-    beaten = sum((c.large.mean("test/ece") or 0) < (c.recalibrated or 0) for c in scaled)
-    return (
-        f"{band}; the large R has a lower ECE than the small one after temperature scaling in "
-        f"{beaten} of {len(scaled)} settings ({each})."
-    )
-
-
-def _where(found: Comparison) -> str:
-    return f"{found.data} at epsilon {found.eps:.3g}"
-
-
-def _cost(found: Comparison) -> str:
-    epsilon = found.recalibrated_epsilon
-    if epsilon is None or math.isinf(epsilon):
-        return "fitted without noise, no guarantee"
-    return f"epsilon {epsilon:.3g} with the scaling"
-
-
-def _value(found: Comparison, value: float) -> str:
-    return f"{value:.3f} nats" if found.measure == IN_NATS else percent(value, 1)
-
-
-def _interval(found: Comparison) -> str:
-    assert found.paired is not None
-    low, middle, high = (100 * x for x in (found.paired.low, found.paired.difference,
-                                           found.paired.high))  # fmt: skip
-    return f"{middle:+.1f} points [{low:+.1f}, {high:+.1f}] over {found.paired.num_seeds} seeds"

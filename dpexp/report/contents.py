@@ -39,7 +39,8 @@ class Comparison:
         eps: Epsilon of both; None for ordinary training.
         measure: Such as ece; lower is better for every one.
         small: The point of small R (at most 1) with the best validation accuracy.
-        large: The same among R above 1, within 2 points of the best accuracy.
+        large: The same among R above 1.
+        is_matched: Whether both are within 2 points of the best validation accuracy.
         paired: Large minus small, over the seeds that both have; None if either lacks the measure
             or they share fewer than two seeds.
         correlation: Of the measure with log R over the grid's accurate runs, each R's chosen lr;
@@ -58,11 +59,31 @@ class Comparison:
     measure: str
     small: Point
     large: Point
+    is_matched: bool
     paired: Paired | None
     correlation: Correlation | None
     is_in_null_band: bool | None = None
     recalibrated: float | None = None
     recalibrated_epsilon: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slowed:
+    """A large R beside a small R whose learning rate made it no more accurate.
+
+    A less accurate model is often better calibrated, whatever its R; this takes that away.
+
+    Attributes:
+        eps: Epsilon that both are reported under.
+        large: The R above 1 with the best validation accuracy over R and lr, of the longest runs
+            that were made at several lr.
+        small: Of R at most 1, over R and lr, the best validation accuracy that is not above that of
+            `large`.
+    """
+
+    eps: float | None
+    large: Point
+    small: Point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +93,12 @@ class Answer:
     Attributes:
         comparisons: By data set, epsilon, then measure; () if no grid holds both small and large R.
         sentences: Three, from the numbers; one that says what is missing if there are none.
+        slowed: One a grid that was run at several learning rates.
     """
 
     comparisons: tuple[Comparison, ...]
     sentences: tuple[str, ...]
+    slowed: tuple[Slowed, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

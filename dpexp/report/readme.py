@@ -104,7 +104,7 @@ def _remarks(report: Report) -> list[str]:
     if report.notes:
         lines += ["## Remarks", "", *(f"* {note}." for note in report.notes), ""]
     if report.left_out:
-        lines += [f"Left out: {count(len(report.left_out), 'folder or file')}.", ""]
+        lines += [f"Left out: {count(len(report.left_out), 'unfinished or unreadable run')}.", ""]
     commits = sorted({_commit(run.provenance.get("git")) for run in report.runs})
     if commits:
         lines += [f"Runs were made at commit {', '.join(commits)}.", ""]

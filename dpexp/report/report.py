@@ -9,7 +9,7 @@ from dpexp.report.answer import answer
 from dpexp.report.claims.rows import parts_of, rows_of
 from dpexp.report.collect import Found, collect
 from dpexp.report.contents import Report
-from dpexp.report.groups import grids_of, points_of
+from dpexp.report.gather import grids_of, points_of
 from dpexp.report.kept import keep
 from dpexp.report.lines import closing, opening
 from dpexp.report.readme import as_readme

@@ -46,9 +46,7 @@ def claims_markdown(rows: Sequence[Row]) -> str:
     lines = [
         "# Claims of Bu et al. 2023, arXiv:2106.07830, and what was found",
         "",
-        *table(
-            CLAIM_COLUMNS, [(*claim_cells(row)[:-1], code(row.verdict.command)) for row in rows]
-        ),
+        *table(CLAIM_COLUMNS, cells),
         "",
         "An interval is of the number that decides, 95 %: points for accuracy and calibration "
         "errors, nats for losses.",

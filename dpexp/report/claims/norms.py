@@ -34,7 +34,7 @@ MARGIN = 0.002  # of accuracy, A10
 
 @dataclass(frozen=True)
 class Match:
-    """The best small and the best large R of a grid, both accurate.
+    """The best small and the best large R of a grid.
 
     Attributes:
         small: Of R at most 1, by validation accuracy.
@@ -46,6 +46,22 @@ class Match:
     large: Point
     accurate: tuple[Point, ...]
 
+    @property
+    def is_matched(self) -> bool:
+        """Whether both are among the accurate."""
+        return self.small in self.accurate and self.large in self.accurate
+
+    @property
+    def shortfall(self) -> str:
+        """Why they cannot be compared at matched accuracy, in words."""
+        worse, better = sorted((self.small, self.large), key=accuracy_of)
+        gap = 100 * (accuracy_of(better) - accuracy_of(worse))
+        return (
+            f"the best R {'above' if worse is self.large else 'of at most'} 1, R "
+            f"{worse.clip_norm:g}, is {gap:.1f} points below R {better.clip_norm:g} in validation "
+            f"accuracy ({percent(accuracy_of(better), 1)}), and the claim is of models within 2"
+        )
+
 
 def is_about_norms(grid: Grid) -> bool:
     """Return whether a grid varies R of ordinary flat clipping at a finite epsilon."""
@@ -56,32 +72,30 @@ def is_about_norms(grid: Grid) -> bool:
 
 
 def match(grid: Grid) -> Match | str:
-    """Return the accurate best of small and of large R, or why there is no such pair."""
-    measured = [point for point in grid.chosen.values() if point.mean(SELECTED_BY) is not None]
-    learned = [point for point in measured if not point.num_diverged]
-    if not learned:
+    """Return the best of small and of large R, or why there is no such pair."""
+    learned = [
+        point
+        for point in grid.chosen.values()
+        if point.mean(SELECTED_BY) is not None and not point.num_diverged
+    ]
+    small = [point for point in learned if point.clip_norm <= SMALL_UP_TO]
+    large = [point for point in learned if point.clip_norm > SMALL_UP_TO]
+    if not any(point.mean(SELECTED_BY) is not None for point in grid.chosen.values()):
         return (
-            "no finished run has a validation part (dataset.validation) to choose R on, and "
-            "choosing on the test set would flatter"
+            "no run has a validation part (dataset.validation) to choose R on, and choosing on the "
+            "test set would flatter"
         )
-    best = max(point.mean(SELECTED_BY) or 0.0 for point in learned)
-    accurate = tuple(p for p in learned if (p.mean(SELECTED_BY) or 0.0) >= best - MATCHED)
-    small = [point for point in accurate if point.clip_norm <= SMALL_UP_TO]
-    large = [point for point in accurate if point.clip_norm > SMALL_UP_TO]
-    for found, side, words in ((small, -1, "at most 1"), (large, 1, "above 1")):
-        if not found:
-            rest = [p for p in learned if (p.clip_norm - SMALL_UP_TO) * side > 0 or
-                    (side < 0 and p.clip_norm == SMALL_UP_TO)]  # fmt: skip
-            if not rest:
-                return f"no run at R {words} that did not diverge"
-            nearest = best_of(rest)
-            short = best - (nearest.mean(SELECTED_BY) or 0.0)
-            return (
-                f"no R {words} is within 2 points of the best validation accuracy, "
-                f"{percent(best, 1)}: the nearest, R {nearest.clip_norm:g}, is {100 * short:.1f} "
-                f"points below, so there is no model to compare with"
-            )
+    if not small or not large:
+        return f"no run at R {'above' if small else 'of at most'} 1 that did not diverge"
+    best = max(accuracy_of(point) for point in learned)
+    accurate = tuple(point for point in learned if accuracy_of(point) >= best - MATCHED)
+    # Those that are accurate come first in validation accuracy, if there are any.
     return Match(small=best_of(small), large=best_of(large), accurate=accurate)
+
+
+def accuracy_of(point: Point) -> float:
+    """Return the validation accuracy that R and lr are chosen by; 0 without one."""
+    return point.mean(SELECTED_BY) or 0.0
 
 
 def judge_accuracy(grids: Sequence[Grid]) -> Iterator[Part]:
@@ -149,6 +163,8 @@ def _measure(grid: Grid, claim: str, measure: str) -> Verdict:
     pair = match(grid)
     if isinstance(pair, str):
         return untestable(claim, pair)
+    if not pair.is_matched:
+        return untestable(claim, pair.shortfall)
     key = f"test/{measure}"
     found = paired(pair.small.values(key), pair.large.values(key))
     if found is None:

@@ -1,0 +1,172 @@
+"""The answer to the open question in words, all from the numbers of its comparisons."""
+
+import math
+from collections.abc import Sequence
+
+from dpexp.report.claims.judging import percent
+from dpexp.report.contents import Comparison, Slowed
+from dpexp.report.groups import Point
+from dpexp.report.statistics import holm
+
+# By the names of dpexp.metrics.measures; what a reader calls them.
+MEASURES = {
+    "ece": "ECE",
+    "mce": "MCE",
+    "adaptive_ece": "adaptive ECE",
+    "classwise_ece": "class-wise ECE",
+    "ks_error": "KS error",
+    "nll_nats": "NLL",
+    "brier": "Brier score",
+    "overconfidence": "over-confidence",
+}
+
+
+def sentences_of(
+    comparisons: Sequence[Comparison], slowed: Sequence[Slowed]
+) -> tuple[str, str, str]:
+    """Return whether, by which measure, and what else could explain it; at least one comparison."""
+    return _first(comparisons), _second(comparisons), _third(comparisons, slowed)
+
+
+def clear(comparisons: Sequence[Comparison]) -> dict[int, int]:
+    """Return -1 for a comparison (by its place) lower at large R, 1 for higher, 0 for neither.
+
+    At 5 % over all comparisons together: Holm's adjustment of the paired t tests.
+    """
+    known = [(i, c.paired) for i, c in enumerate(comparisons) if c.paired is not None]
+    adjusted = holm([pair.p_t for _, pair in known])
+    return {
+        i: (0 if p >= 0.05 else -1 if pair.difference < 0 else 1)
+        for (i, pair), p in zip(known, adjusted, strict=True)
+    }
+
+
+def _first(comparisons: Sequence[Comparison]) -> str:
+    """Say whether, by ECE, setting by setting."""
+    every = [c for c in comparisons if c.measure == "ece"]
+    matched = [(c, c.paired) for c in every if c.is_matched and c.paired]
+    lower = sum(pair.is_lower for _, pair in matched)
+    higher = sum(pair.is_higher for _, pair in matched)
+    apart = [c for c in every if not c.is_matched]
+    if not matched:
+        text = (
+            "At matched accuracy the question stays open here: in no setting do a small and a "
+            "large R of two seeds come within 2 points of the best accuracy"
+        )
+    else:
+        verdict = (
+            "Yes, by ECE" if lower == len(matched)
+            else "Not in general, by ECE" if lower
+            else "No, by ECE" if higher
+            else "Not shown, by ECE"
+        )  # fmt: skip
+        each = "; ".join(_ece_words(c) for c, _ in matched)
+        text = (
+            f"{verdict}: among models within 2 points of the best accuracy the ECE of the best R "
+            f"above 1 is lower than that of the best R of at most 1 in {lower} of {len(matched)} "
+            f"settings, higher in {higher}, undecided in {len(matched) - lower - higher} ({each})"
+        )
+    if apart:
+        each = "; ".join(_ece_words(c) for c in apart)
+        text += f"; {'further' * bool(matched)} apart in accuracy: {each}".replace(";  ", "; ")
+    return f"{text}."
+
+
+def _second(comparisons: Sequence[Comparison]) -> str:
+    """Say by which measures."""
+    matched = [c for c in comparisons if c.is_matched]
+    signs = clear(matched)
+    if not signs:
+        return "By no measure can models of matched accuracy be compared over two seeds or more."
+    parts = []
+    for measure, name in MEASURES.items():
+        places = [i for i, c in enumerate(matched) if c.measure == measure and i in signs]
+        if places:
+            lower = sum(signs[i] < 0 for i in places)
+            higher = sum(signs[i] > 0 for i in places)
+            parts.append(f"{name} {lower} lower, {higher} higher, of {len(places)}")
+    return (
+        f"By measure, at 5 % over all {len(signs)} comparisons at matched accuracy together "
+        f"(paired t, Holm), larger R against smaller: {'; '.join(parts)}."
+    )
+
+
+def _third(comparisons: Sequence[Comparison], slowed: Sequence[Slowed]) -> str:
+    """Say what else could explain it: chance in MCE, less learning, and temperature scaling."""
+    parts = []
+    mce = [c for c in comparisons if c.measure == "mce" and c.is_in_null_band is not None]
+    if mce:
+        inside = sum(bool(c.is_in_null_band) for c in mce)
+        parts.append(
+            f"in {inside} of {len(mce)} settings the MCE of every run of both lies within what a "
+            f"perfectly calibrated model would show, where a difference is one of chance"
+        )
+    else:
+        parts.append("what MCE a perfectly calibrated model would show was not measured")
+    if slowed:
+        each = "; ".join(_slowed_words(found) for found in slowed)
+        lower = sum(_ece(found.large) < _ece(found.small) for found in slowed)
+        parts.append(
+            f"a large R has a lower ECE than a small R slowed down to no more than its accuracy in "
+            f"{lower} of {len(slowed)} ({each})"
+        )
+    scaled = [c for c in comparisons if c.measure == "ece" and c.recalibrated is not None]
+    if scaled:
+        each = "; ".join(
+            f"{_where(c)}: {percent(c.recalibrated, 1)} ({_cost(c)}) against "
+            f"{percent(_ece(c.large), 1)} at R {c.large.clip_norm:g}"
+            for c in scaled
+        )
+        beaten = sum(_ece(c.large) < (c.recalibrated or 0.0) for c in scaled)
+        parts.append(
+            f"the large R has a lower ECE than the small one after temperature scaling in {beaten} "
+            f"of {len(scaled)} ({each})"
+        )
+    else:
+        parts.append("temperature scaling, which a large R must beat, was not among the runs")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _ece(point: Point) -> float:
+    return point.mean("test/ece") or 0.0
+
+
+def _ece_words(found: Comparison) -> str:
+    """Return ECE at both R, with the accuracies where they differ, and the interval."""
+    sides = []
+    for point in (found.large, found.small):
+        accuracy = percent(point.mean("test/accuracy"), 1)
+        sides.append(f"{percent(_ece(point), 1)} at R {point.clip_norm:g} (accuracy {accuracy})")
+    interval = f", {_interval(found)}" if found.paired else ", one seed"
+    return f"{_where(found)}: {sides[0]} against {sides[1]}{interval}"
+
+
+def _slowed_words(found: Slowed) -> str:
+    small, large = found.small, found.large
+    seeds = len(small.runs)
+    return (
+        f"{small.first.data} at epsilon {found.eps:.3g}, {small.steps:,} steps: "
+        f"{percent(_ece(large), 1)} at R {large.clip_norm:g}, lr {large.lr:g}, accuracy "
+        f"{percent(large.mean('test/accuracy'), 1)}, against {percent(_ece(small), 1)} at R "
+        f"{small.clip_norm:g}, lr {small.lr:g}, accuracy "
+        f"{percent(small.mean('test/accuracy'), 1)}, {seeds} seed{'s' * (seeds != 1)}"
+    )
+
+
+def _where(found: Comparison) -> str:
+    return f"{found.data} at epsilon {found.eps:.3g}"
+
+
+def _cost(found: Comparison) -> str:
+    epsilon = found.recalibrated_epsilon
+    if epsilon is None or math.isinf(epsilon):
+        return "fitted without noise, no guarantee"
+    return f"epsilon {epsilon:.3g} with the scaling"
+
+
+def _interval(found: Comparison) -> str:
+    assert found.paired is not None
+    low, middle, high = (100 * x for x in (found.paired.low, found.paired.difference,
+                                           found.paired.high))  # fmt: skip
+    return f"{middle:+.1f} points [{low:+.1f}, {high:+.1f}] over {found.paired.num_seeds} seeds"
