@@ -16,6 +16,7 @@ COMMANDS = {
     "bench": "time, memory, operations and largest batch of clipped steps beside ordinary ones",
     "audit": "empirical lower bound on epsilon: canaries in gradients and in a training run",
     "theory": "paper A's claims on kernels, gradient flow and accountants, one by one",
+    "report": "tables, figures, verdicts and a page from finished runs, against the paper's values",
     "doctor": "what this machine can run, and what is missing",
 }
 
@@ -124,6 +125,20 @@ USAGES = {
         "  output  folder for theory.json, README.md and figures; outputs/theory\n\n"
         "Source: Bu et al. 2023, arXiv:2106.07830. Exit 0 whatever the verdicts are.\n"
     ),
+    "report": (
+        "usage: dpexp report [folders] [output=<folder>]\n\n"
+        "examples\n"
+        "  dpexp report                       every run below outputs/, into outputs/report\n"
+        "  dpexp report outputs/convergence outputs/theory output=results/convergence\n"
+        "  dpexp report results/convergence   again, from the runs that are kept there\n\n"
+        "Folders are run folders, folders of them, results with kept runs, or what dpexp theory "
+        "wrote.\n"
+        "output  folder for README.md, report.html, claims.md, claims.csv, points.csv, figures/ "
+        "and runs/,\n"
+        "        one small JSON a run, from which the report can be made again without the run "
+        "folders\n\n"
+        "Runs that have not ended are listed and left out; diverged ones count as guessing.\n"
+    ),
     "doctor": "usage: dpexp doctor\n",
 }
 
@@ -149,7 +164,7 @@ def general() -> str:
 def of_command(command: str, groups: Mapping[str, Sequence[str]]) -> str:
     """Return the text of `dpexp <command> --help`, with every key and its values."""
     text = f"dpexp {command}: {COMMANDS[command]}\n\n{USAGES[command]}"
-    if command in ("theory", "doctor"):
+    if command in ("theory", "report", "doctor"):
         return text
     reads = READS.get(command)
     choices = [

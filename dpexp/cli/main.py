@@ -188,6 +188,12 @@ def _theory(words: Words) -> int:
     return theory.run(words.overrides)
 
 
+def _report(words: Words) -> int:
+    from dpexp.cli import report
+
+    return report.run(words.overrides)
+
+
 def _doctor(words: Words) -> int:
     if words.overrides:
         raise ConfigError(f"{words.overrides[0]}: doctor takes no keys; write dpexp doctor")
@@ -205,6 +211,7 @@ RUNNERS: dict[str, Callable[[Words], int]] = {
     "bench": _bench,
     "audit": _audit,
     "theory": _theory,
+    "report": _report,
     "doctor": _doctor,
 }
 
