@@ -25,8 +25,6 @@ def opening(report: Report) -> list[str]:
     if len(report.left_out) > SHOWN:
         lines.append(f"left out  {len(report.left_out) - SHOWN} more")
     lines += [f"note      {note}" for note in report.notes]
-    if not report.runs and report.theory is None:
-        lines.append("nothing to report on: no run here has ended; see dpexp train --help")
     return lines
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpexp.errors import ConfigError
 from dpexp.record.strict_json import write_text, writing
 from dpexp.report.answer import answer
 from dpexp.report.claims.rows import parts_of, rows_of
@@ -51,8 +52,12 @@ def run(request: Request) -> Report:
     report = report_of(found, request.command)
     for line in opening(report):
         say(line)
-    if not report.runs and not report.theory:
-        return report
+    if not report.runs and report.theory is None:
+        places = ", ".join(map(str, request.paths))
+        raise ConfigError(
+            f"{places}: no run here has ended, so there is nothing to report on; give folders that "
+            f"dpexp train or dpexp sweep wrote"
+        )
     written = write(report, found, request)
     for line in closing(report, written):
         say(line)
