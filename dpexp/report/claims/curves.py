@@ -64,7 +64,9 @@ def _global(local: Point, other: Point) -> Verdict:
     loss, accuracy, ece = found["nll_nats"], found["accuracy"], found["ece"]
     if loss is None or accuracy is None or ece is None or loss.num_seeds < FEWEST_SEEDS:
         shared = len(set(local.values("test/nll_nats")) & set(other.values("test/nll_nats")))
-        return untestable("A12", f"{shared} seed(s) shared, and the criterion asks for three")
+        return untestable(
+            "A12", f"{shared} seed{'s' * (shared != 1)} shared, and the criterion asks for three"
+        )
     fell = -accuracy.difference
     parts = {
         "loss": loss.difference <= -LOSS_FALL,

@@ -63,7 +63,9 @@ def _tail(twin: Point, tail: Point, num_tails: int) -> Verdict:
     accuracy = paired(twin.values("test/accuracy"), tail.values("test/accuracy"))
     if ece is None or accuracy is None:
         shared = len(set(twin.seeds) & set(tail.seeds))
-        return untestable("A14", f"{shared} seed(s) shared, and a paired interval needs two")
+        return untestable(
+            "A14", f"{shared} seed{'s' * (shared != 1)} shared, and a paired interval needs two"
+        )
     parts = {
         "ECE": ece.difference <= -ECE_FALL,
         "accuracy": accuracy.difference >= -ACCURACY_FALL,
