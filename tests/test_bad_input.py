@@ -124,6 +124,12 @@ WRONG: dict[str, list[tuple[str, list[str]]]] = {
         ("seeds=5 states=0", ["states=0: a claim needs a state", "seeds=5: seeds come in pairs"]),
         ("eps=1", ["eps=1: no such key"]),
     ],
+    "report": [
+        ("/nowhere", ["/nowhere: no such folder or file, so there are no runs to report on"]),
+        ("{made}/empty", ["no run here has ended, so there is nothing to report on"]),
+        ("{made}/notes eps=1", ["eps=1: no such key"]),
+        ("{made}/half", ["no run here has ended", "has no status.json"]),
+    ],
     "doctor": [
         ("eps=1", ["eps=1: doctor takes no keys; write dpexp doctor"]),
         ("now", ["now: doctor takes no keys"]),

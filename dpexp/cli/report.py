@@ -1,6 +1,7 @@
 """`dpexp report`: folders first, then where the report goes."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,8 @@ def read(words: Sequence[str]) -> "Request":
     Raises:
         ConfigError: If a word is wrong, or there is nothing at a path; all problems at once.
     """
-    places = [word for word in words if "=" not in word and not word.startswith("-")]
-    asked = sort_words(
-        [word for word in words if word not in places], keys=KEYS, groups={}, command="report"
-    )
+    places = list(takewhile(lambda word: "=" not in word and not word.startswith("-"), words))
+    asked = sort_words(words[len(places) :], keys=KEYS, groups={}, command="report")
     paths = [Path(place) for place in places] or [SOURCE]
     problems = list(asked.problems)
     if not places and not SOURCE.is_dir():

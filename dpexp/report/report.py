@@ -12,7 +12,7 @@ from dpexp.report.collect import Found, collect
 from dpexp.report.contents import Report
 from dpexp.report.gather import grids_of, points_of
 from dpexp.report.kept import keep
-from dpexp.report.lines import closing, opening
+from dpexp.report.lines import SHOWN, closing, opening
 from dpexp.report.readme import as_readme
 from dpexp.report.tables import claims_csv, claims_markdown, points_csv
 
@@ -49,15 +49,17 @@ def run(request: Request) -> Report:
     from dpexp.train.console import say
 
     found = collect(request.paths)
+    if not found.runs and found.theory is None:
+        places = ", ".join(map(str, request.paths))
+        lines = [
+            f"{places}: no run here has ended, so there is nothing to report on; give folders that "
+            f"dpexp train or dpexp sweep wrote"
+        ]
+        lines += [entry.reason for entry in found.left_out[:SHOWN]]
+        raise ConfigError("\n".join(lines))
     report = report_of(found, request.command)
     for line in opening(report):
         say(line)
-    if not report.runs and report.theory is None:
-        places = ", ".join(map(str, request.paths))
-        raise ConfigError(
-            f"{places}: no run here has ended, so there is nothing to report on; give folders that "
-            f"dpexp train or dpexp sweep wrote"
-        )
     written = write(report, found, request)
     for line in closing(report, written):
         say(line)
