@@ -67,5 +67,11 @@ def read(words: Sequence[str]) -> "Request":
         paths=paths,
         output=output,
         keeps_runs=bool(given) or is_kept,
-        command=f"dpexp report {output}" if given or is_kept else " ".join(command),
+        command=f"dpexp report {_portable(output)}" if is_kept or given else " ".join(command),
     )
+
+
+def _portable(output: Path) -> Path:
+    """Return a folder as it is named from here, without what lies above."""
+    path, here = output.absolute(), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else Path(path.name)

@@ -22,6 +22,7 @@ class Found:
     Attributes:
         runs: One a configuration, by experiment, R, lr, seed.
         theory: What theory.json holds; None without one.
+        theory_path: Where it lies; None without one.
         theory_figures: Pictures beside it, by name.
         left_out: What was found and not used.
         notes: One sentence for each configuration that was run more than once.
@@ -30,6 +31,7 @@ class Found:
 
     runs: tuple[Run, ...]
     theory: Mapping[str, Any] | None
+    theory_path: Path | None
     theory_figures: tuple[Path, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
@@ -39,6 +41,10 @@ class Found:
         """Return the kept file below `folder` that holds this run; None if there is none."""
         path = self.files.get(run.name)
         return path if path is not None and folder in path.parents else None
+
+    def holds_theory(self, folder: Path) -> bool:
+        """Return whether the theory that is used lies below `folder`."""
+        return self.theory_path is not None and folder in self.theory_path.parents
 
 
 def collect(paths: Sequence[Path]) -> Found:
@@ -73,9 +79,10 @@ def collect(paths: Sequence[Path]) -> Found:
                     name, recalibration = recalibration_of(place)
                     recalibrations.setdefault(name, []).append(recalibration)
                     continue
-                runs.append(run_of_folder(place) if place.is_dir() else run_of_file(place))
+                run = run_of_folder(place) if place.is_dir() else run_of_file(place)
+                runs.append(run)
                 if place.is_file():
-                    files[place.stem] = place
+                    files[run.name] = place
             except DpexpError as error:
                 if place == path and place.is_file():
                     raise ConfigError(str(error)) from error
@@ -85,10 +92,14 @@ def collect(paths: Sequence[Path]) -> Found:
     names = {run.name for run in runs}
     left_out += [LeftOut(name=name, reason="recalibrated, but the run itself is not among these")
                  for name in recalibrations if name not in names]  # fmt: skip
-    theory = max(theories, key=lambda place: place.stat().st_mtime, default=None)
+    documents = {place: read_json(place) for place in theories}
+    theory = max(documents, key=lambda place: _started(documents[place]), default=None)
+    if len({_started(document) for document in documents.values()}) > 1:
+        notes.append(f"of {len(theories)} files {THEORY} the newest is used")
     return Found(
         runs=tuple(sorted(used, key=_order)),
-        theory=read_json(theory) if theory else None,
+        theory=documents[theory] if theory else None,
+        theory_path=theory,
         theory_figures=tuple(sorted(theory.parent.glob("*.png"))) if theory else (),
         left_out=tuple(left_out),
         notes=tuple(notes),
@@ -112,6 +123,10 @@ def _places(path: Path) -> Iterator[Path]:
                     yield from _places(child)
             elif child.name == THEORY or (child.suffix == ".json" and _is_run(child)):
                 yield child
+
+
+def _started(document: Mapping[str, Any]) -> str:
+    return str(document.get("provenance", {}).get("started"))
 
 
 def _is_run(path: Path) -> bool:

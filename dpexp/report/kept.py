@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -10,7 +11,7 @@ from dpexp.config import TrainConfig
 from dpexp.errors import ConfigError, RunFolderError
 from dpexp.record.config_hash import FREE_KEYS
 from dpexp.record.folder import RunFolder
-from dpexp.record.strict_json import SCHEMA, read_json, to_text, write_text, writing
+from dpexp.record.strict_json import SCHEMA, read_json, to_text, write_json, write_text, writing
 from dpexp.report.curve import short_curve
 from dpexp.report.runs import Run, experiment_of
 from dpexp.schema import from_dict, to_dict
@@ -84,7 +85,7 @@ def run_of_file(path: Path) -> Run:
             f"{path} holds no run: config, summary and provenance belong into a kept one; name a "
             f"run folder, or a file that dpexp report wrote"
         )
-    return _run(path.stem, document, path)
+    return _run(str(document.get("name", path.stem)), document, path)
 
 
 def is_kept(document: Mapping[str, Any]) -> bool:
@@ -107,6 +108,7 @@ def keep(run: Run, folder: Path, earlier: Path | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     parts = {
         "schema": SCHEMA,
+        "name": run.name,
         "state": run.state,
         "config": run.config,
         "summary": run.summary,
@@ -120,6 +122,21 @@ def keep(run: Run, folder: Path, earlier: Path | None = None) -> Path:
     lines = [f"{to_text(key)}: {to_text(part)}" for key, part in parts.items() if part is not None]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
     return path
+
+
+def keep_theory(document: Mapping[str, Any], figures: Sequence[Path], folder: Path) -> None:
+    """Write what dpexp theory found into `folder`, its pictures beside it, without paths.
+
+    Raises:
+        RunFolderError: If it cannot be written.
+    """
+    provenance = dict(document.get("provenance") or {})
+    provenance["command"] = _without_paths(str(provenance.get("command") or ""))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for figure in figures:
+            shutil.copyfile(figure, folder / figure.name)
+    write_json(folder / "theory.json", {**document, "provenance": provenance})
 
 
 def _run(name: str, parts: Mapping[str, Any], source: Path) -> Run:

@@ -11,12 +11,13 @@ from dpexp.report.claims.rows import parts_of, rows_of
 from dpexp.report.collect import Found, collect
 from dpexp.report.contents import Report
 from dpexp.report.gather import grids_of, points_of
-from dpexp.report.kept import keep
+from dpexp.report.kept import keep, keep_theory
 from dpexp.report.lines import SHOWN, closing, opening
 from dpexp.report.readme import as_readme
 from dpexp.report.tables import claims_csv, claims_markdown, points_csv
 
 KEPT = "runs"  # below the output: one JSON a run
+THEORY = "theory"
 FIGURES = "figures"
 
 
@@ -102,6 +103,8 @@ def write(report: Report, found: Found, request: Request) -> list[Path]:
     if request.keeps_runs:
         for run in report.runs:
             keep(run, output / KEPT, found.kept_at(run, output))
+        if found.theory is not None and not found.holds_theory(output):
+            keep_theory(found.theory, found.theory_figures, output / THEORY)
     pictures = draw_all(report, output / FIGURES)
     texts = {"README.md": as_readme(report, pictures, FIGURES), "points.csv": points_csv(report)}
     if report.rows:

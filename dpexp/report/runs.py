@@ -22,7 +22,7 @@ class Run:
     """A run that ended: its summary is final, or it diverged.
 
     Attributes:
-        name: Of its folder, or of its kept file without the ending.
+        name: Of its folder; of its kept file where that does not say.
         experiment: The word after experiment= in its command; None without one.
         state: done or diverged.
         config: Every key of the run, nested, defaults filled in; no path of a machine.

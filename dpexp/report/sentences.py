@@ -78,16 +78,18 @@ def _second(comparisons: Sequence[Comparison]) -> str:
     signs = clear(matched)
     if not signs:
         return "By no measure can models of matched accuracy be compared over two seeds or more."
-    parts = []
+    words: dict[int, list[str]] = {-1: [], 1: [], 0: []}
     for measure, name in MEASURES.items():
-        places = [i for i, c in enumerate(matched) if c.measure == measure and i in signs]
-        if places:
-            lower = sum(signs[i] < 0 for i in places)
-            higher = sum(signs[i] > 0 for i in places)
-            parts.append(f"{name} {lower} lower, {higher} higher, of {len(places)}")
+        found = [signs[i] for i, c in enumerate(matched) if c.measure == measure and i in signs]
+        for sign in (-1, 1):
+            if sign in found:
+                words[sign].append(f"{name} ({found.count(sign)} of {len(found)})")
+        if found and not any(found):
+            words[0].append(name)
+    lower, higher, neither = (", ".join(words[sign]) or "none" for sign in (-1, 1, 0))
     return (
-        f"By measure, at 5 % over all {len(signs)} comparisons at matched accuracy together "
-        f"(paired t, Holm), larger R against smaller: {'; '.join(parts)}."
+        f"By measure, over all {len(signs)} comparisons at matched accuracy together (paired t at "
+        f"5 %, Holm), a larger R is lower in {lower}; higher in {higher}; undecided in {neither}."
     )
 
 

@@ -10,7 +10,7 @@ from dpexp.errors import ConfigError, RunFolderError
 from dpexp.record.folder import RunFolder
 from dpexp.report.collect import collect
 from dpexp.report.curve import short_curve
-from dpexp.report.kept import keep, run_of_file, run_of_folder
+from dpexp.report.kept import keep, keep_theory, run_of_file, run_of_folder
 from dpexp.report.runs import experiment_of
 from dpexp.schema import to_dict
 
@@ -36,8 +36,8 @@ def test_the_kept_form_reads_back_as_the_run(tmp_path):
     path = keep(run, tmp_path / "runs")
     assert path.name == f"digits_grid-{run.hash}.json"
     again = run_of_file(path)
-    for part in ("experiment", "state", "config", "summary", "privacy", "reliability", "curve",
-                 "provenance", "hash", "steps", "recalibrations"):  # fmt: skip
+    for part in ("name", "experiment", "state", "config", "summary", "privacy", "reliability",
+                 "curve", "provenance", "hash", "steps", "recalibrations"):  # fmt: skip
         assert getattr(again, part) == getattr(run, part), part
     assert keep(again, tmp_path, path).read_text() == keep(run, tmp_path / "other").read_text()
 
@@ -150,13 +150,37 @@ def test_a_recalibration_joins_its_run(tmp_path):
     assert run_of_file(keep(only, tmp_path / "runs")).recalibrations == only.recalibrations
 
 
-def test_theory_is_read_with_the_pictures_beside_it(tmp_path):
-    (tmp_path / "theory.json").write_text('{"verdicts": []}')
+def write_theory(folder, started):
+    folder.mkdir(parents=True, exist_ok=True)
+    provenance = {"started": started, "command": "dpexp theory output=/home/me/theory"}
+    text = json.dumps({"verdicts": [], "provenance": provenance})
+    (folder / "theory.json").write_text(text)
     for name in ("b.png", "a.png"):
-        (tmp_path / name).touch()
-    found = collect([tmp_path])
-    assert found.theory == {"verdicts": []}
+        (folder / name).write_bytes(b"png")
+
+
+def test_theory_is_read_with_the_pictures_beside_it_and_kept(tmp_path):
+    write_theory(tmp_path / "theory", "2026-01-02")
+    found = collect([tmp_path / "theory"])
+    assert found.theory["provenance"]["started"] == "2026-01-02"
     assert [path.name for path in found.theory_figures] == ["a.png", "b.png"]
+    assert found.holds_theory(tmp_path)
+    assert not found.holds_theory(tmp_path / "results")
+    keep_theory(found.theory, found.theory_figures, tmp_path / "results" / "theory")
+    again = collect([tmp_path / "results"])
+    assert again.theory["provenance"]["command"] == "dpexp theory output=theory"
+    assert [path.name for path in again.theory_figures] == ["a.png", "b.png"]
+    assert again.theory["verdicts"] == found.theory["verdicts"]
+
+
+def test_of_two_theories_the_newest_is_used(tmp_path):
+    for name, started in (("a", "2026-01-03"), ("b", "2026-01-02")):
+        write_theory(tmp_path / name, started)
+    found = collect([tmp_path])
+    assert found.theory_path.parent.name == "a"
+    assert found.notes == ("of 2 files theory.json the newest is used",)
+    write_theory(tmp_path / "b", "2026-01-03")
+    assert collect([tmp_path]).notes == ()
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

@@ -126,6 +126,8 @@ def test_where_a_report_goes(tmp_path, monkeypatch):
     alone = command.read([])
     assert (alone.paths, alone.output) == ([Path("outputs")], Path("outputs/report"))
     assert not alone.keeps_runs
+    assert command.read([f"output={tmp_path}/results"]).command == "dpexp report results"
+    assert command.read(["output=/nowhere/results"]).command == "dpexp report results"
     both = command.read(["outputs", "output=results"])
     assert both.paths == [Path("outputs"), Path("results")]
     assert (both.output, both.keeps_runs, both.command) == (

@@ -30,7 +30,13 @@ THEORY = {
 
 def found_of(runs, theory=None, left_out=(), notes=()):
     return Found(
-        runs=tuple(runs), theory=theory, theory_figures=(), left_out=left_out, notes=notes, files={}
+        runs=tuple(runs),
+        theory=theory,
+        theory_path=None,
+        theory_figures=(),
+        left_out=left_out,
+        notes=notes,
+        files={},
     )
 
 
@@ -48,7 +54,7 @@ def test_every_claim_has_a_row_in_order(report):
     assert by_name["A11b"].verdict.outcome == "reproduced"
     assert len(by_name["A11b"].parts) == 2
     assert by_name["A2"].verdict.interval == (0.4, 0.6)
-    assert by_name["A2"].on == "theory: small networks"
+    assert by_name["A2"].on == "small networks, exactly"
     assert by_name["A7"].verdict.outcome == "not reproduced"
     assert by_name["A1"].verdict.reason == "not among what was read; dpexp theory tests it"
     assert "cifar10_cnn_flat" in by_name["A12"].verdict.reason

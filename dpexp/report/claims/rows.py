@@ -26,6 +26,7 @@ UNTESTED = {
     "(experiment=convergence/cifar10_cnn_tail); the paper's own BERT on SNLI needs pretrained "
     "weights, text and a GPU",
 }
+THEORY_ON = {"A15": "accountants", "A16": "accountants, the stated setting"}
 NOT_RUN = "not among what was read; dpexp theory tests it"
 
 
@@ -40,7 +41,13 @@ def rows_of(grids: Sequence[Grid], theory: Mapping[str, Any] | None) -> tuple[Ro
             several = tuple(parts[claim.name]) if len(parts[claim.name]) > 1 else ()
             rows.append(Row(claim=claim, verdict=verdict, on=on, parts=several))
         elif claim.name in proven:
-            rows.append(Row(claim=claim, verdict=proven[claim.name], on="theory: small networks"))
+            rows.append(
+                Row(
+                    claim=claim,
+                    verdict=proven[claim.name],
+                    on=THEORY_ON.get(claim.name, "small networks, exactly"),
+                )
+            )
         else:
             rows.append(Row(claim=claim, verdict=untestable(claim.name, NOT_RUN)))
     return tuple(rows)
