@@ -9,7 +9,7 @@ SMOOTHED = ("unsafe/loss_nats", "unsafe/clipped_fraction")
 EVALUATED = tuple(
     f"{part}/{name}"
     for part in ("val", "test")
-    for name in ("accuracy", "ece", "nll_nats", "num_samples")
+    for name in ("accuracy", "ece", "nll_nats", "mse", "num_samples")
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dpexp.record.strict_json import to_text
-from dpexp.report.groups import SELECTED_BY, Grid, Point, fixed_keys
+from dpexp.report.groups import Grid, Point, fixed_keys, selected_by
 from dpexp.report.runs import ROOTS, Run
 
 # What the points of a grid may differ in. Length, evaluations and how sigma was asked for are
@@ -82,7 +82,7 @@ def _notes(grid: Grid) -> Iterable[str]:
                 f"took {used}"
             )
         if len(lrs) > 1 and all(
-            point.mean(SELECTED_BY) is None for point in grid.final if point.clip_norm == norm
+            selected_by(point) is None for point in grid.final if point.clip_norm == norm
         ):
             yield (
                 f"R {norm:g}: {len(lrs)} learning rates and no validation part to choose on; the "

@@ -102,12 +102,12 @@ class Grid:
 
     @property
     def chosen(self) -> dict[float, Point]:
-        """For each R its final point; of several lr the one with the best validation accuracy."""
+        """For each R its final point; of several lr the one that is best on validation."""
         return {norm: best_of(p for p in self.final if p.clip_norm == norm) for norm in self.norms}
 
     @property
     def lr_chosen(self) -> dict[float, float]:
-        """For each R of the search the lr with the best validation accuracy."""
+        """For each R of the search the lr that is best on validation."""
         norms = sorted({point.clip_norm for point in self.search})
         return {norm: best_of(p for p in self.search if p.clip_norm == norm).lr for norm in norms}
 
@@ -118,19 +118,28 @@ class Grid:
         return f"{self.data}, {self.model}, {eps}"
 
 
-def best_of(points: Iterable[Point], key: str = SELECTED_BY) -> Point:
-    """Return the point with the best mean of `key`, of equals the smaller lr.
+def best_of(points: Iterable[Point], key: str | None = None) -> Point:
+    """Return the best point on validation, or by the mean of `key`; of equals the smaller lr.
 
-    Points with a diverged run come last, before them those that were not measured on `key`.
+    Points with a diverged run come last, before them those that were not measured.
     """
-    return max(points, key=lambda point: (_selection(point, key), -point.lr))
+    return max(points, key=lambda point: (*_rank(point, key), -point.lr))
 
 
-def _selection(point: Point, key: str) -> float:
+def selected_by(point: Point) -> float | None:
+    """Return what R and lr are chosen by, higher is better; None without a validation part.
+
+    The accuracy on validation; for regression, its squared error there, negative.
+    """
+    error = point.mean("val/mse")
+    return point.mean(SELECTED_BY) if error is None else -error
+
+
+def _rank(point: Point, key: str | None) -> tuple[int, float]:
     if point.num_diverged:
-        return -2.0
-    mean = point.mean(key)
-    return -1.0 if mean is None else mean
+        return 0, 0.0
+    value = selected_by(point) if key is None else point.mean(key)
+    return (1, 0.0) if value is None else (2, value)
 
 
 def same_but_for(run: Run, keys: Iterable[str]) -> str:

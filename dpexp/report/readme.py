@@ -6,8 +6,10 @@ from typing import Protocol
 from dpexp.report.contents import Report
 from dpexp.report.groups import Grid
 from dpexp.report.tables import (
+    MEASURES,
     by_epsilon_markdown,
     grid_markdown,
+    main_measures,
     settings_markdown,
     table,
 )
@@ -88,7 +90,8 @@ def _grids(report: Report) -> list[str]:
             "",
         ]
         if len(ordered) > 1:
-            lines += ["Accuracy (%) / ECE (%):", "", *by_epsilon_markdown(ordered), ""]
+            names = " / ".join(MEASURES[key][0] for key in main_measures(ordered))
+            lines += [f"{names}, by R and epsilon:", "", *by_epsilon_markdown(ordered), ""]
         for grid in ordered:
             lines += [f"Epsilon {grid.eps:.3g}, sigma {grid.sigma or 0:.4g}, "
                       f"{grid.final[0].steps:,} steps:", "", *grid_markdown(grid), ""]  # fmt: skip

@@ -19,8 +19,10 @@ MEASURES = {
     "test/overconfidence": ("over-confidence (%)", 100, 2),
     "test/nll_nats": ("NLL (nats)", 1, 4),
     "test/brier": ("Brier", 1, 4),
+    "test/mse": ("MSE", 1, 4),
+    "test/r2": ("R2", 1, 3),
 }
-SHOWN = ("test/accuracy", "test/ece", "test/mce", "test/ks_error", "test/nll_nats", "test/brier")
+LEFT_TO_CSV = ("test/adaptive_ece", "test/classwise_ece", "test/overconfidence")
 
 
 def claim_cells(row: Row) -> tuple[str, ...]:
@@ -69,36 +71,53 @@ def claims_csv(rows: Sequence[Row]) -> str:
     return as_csv(CLAIM_COLUMNS, lines)
 
 
+def shown(points: Sequence[Point]) -> list[str]:
+    """Return the measures that a table of these points shows: those that any of them has."""
+    return [
+        key
+        for key in MEASURES
+        if key not in LEFT_TO_CSV and any(point.values(key) for point in points)
+    ]
+
+
 def grid_markdown(grid: Grid) -> list[str]:
     """Return a grid as a table: a row an R at its chosen lr, mean +- s.d. over seeds."""
     points = list(grid.chosen.values())
-    header = ["R", "lr", "seeds", *(MEASURES[key][0] for key in SHOWN)]
+    keys = shown(points)
+    header = ["R", "lr", "seeds", *(MEASURES[key][0] for key in keys)]
     rows = [
-        [f"{p.clip_norm:g}", f"{p.lr:g}", seeds_cell(p), *(cell(p, key) for key in SHOWN)]
+        [f"{p.clip_norm:g}", f"{p.lr:g}", seeds_cell(p), *(cell(p, key) for key in keys)]
         for p in points
     ]
     return table(header, rows)
 
 
 def by_epsilon_markdown(grids: Sequence[Grid]) -> list[str]:
-    """Return accuracy / ECE as a table of R by epsilon, for grids of one data set and model."""
+    """Return accuracy / ECE, or MSE, as a table of R by epsilon, for grids of one data set."""
     norms = sorted({norm for grid in grids for norm in grid.norms})
     header = ["R", *(f"epsilon {grid.eps:.3g}" for grid in grids)]
     rows = []
     for norm in norms:
         chosen = [grid.chosen.get(norm) for grid in grids]
         cells = [
-            "-" if p is None else f"{cell(p, 'test/accuracy')} / {cell(p, 'test/ece')}"
+            "-" if p is None else " / ".join(cell(p, key) for key in main_measures(grids))
             for p in chosen
         ]
         rows.append([f"{norm:g}", *cells])
     return table(header, rows)
 
 
+def main_measures(grids: Sequence[Grid]) -> tuple[str, ...]:
+    """Return the keys of what these grids are first looked at for."""
+    is_regression = any(point.values("test/mse") for grid in grids for point in grid.final)
+    return ("test/mse",) if is_regression else ("test/accuracy", "test/ece")
+
+
 def settings_markdown(points: Sequence[Point]) -> list[str]:
     """Return settings that are no grid over R, a row each."""
     header = ["experiment", "data", "clipping", "R", "lr", "epsilon", "seeds"]
-    header += [MEASURES[key][0] for key in SHOWN]
+    keys = shown(points)
+    header += [MEASURES[key][0] for key in keys]
     rows = []
     for point in points:
         run, clipping = point.first, point.first.config["clipping"]
@@ -108,7 +127,7 @@ def settings_markdown(points: Sequence[Point]) -> list[str]:
         is_clipped = run.config["dp"]
         how = f"{clipping['style']} {clipping['function']}" if is_clipped else "none"
         words = [run.experiment or "-", run.data, how, norm if is_clipped else "-", f"{point.lr:g}"]
-        rows.append([*words, eps, seeds_cell(point), *(cell(point, key) for key in SHOWN)])
+        rows.append([*words, eps, seeds_cell(point), *(cell(point, key) for key in keys)])
     return table(header, rows)
 
 

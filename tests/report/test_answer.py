@@ -99,6 +99,7 @@ def test_clear_differences_are_adjusted_over_all(make_run):
             make_run(
                 keys={"clipping.norm": norm, "seed": seed},
                 val_accuracy=0.6,
+                test_accuracy=0.6,
                 **{f"test_{name}": value for name in names},
             )
             for norm, each in values.items()

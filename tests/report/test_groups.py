@@ -5,7 +5,7 @@ import statistics
 import pytest
 
 from dpexp.report.gather import grids_of, points_of
-from dpexp.report.groups import best_of, same_but_for
+from dpexp.report.groups import best_of, same_but_for, selected_by
 
 
 def grid_of(runs):
@@ -125,3 +125,14 @@ def test_twins_are_told_by_every_other_key(make_run):
         make_run(), ["clipping.tail_norm"]
     )
     assert same_but_for(tail, ["seed"]) != same_but_for(make_run(), ["seed"])
+
+
+def test_regression_is_chosen_by_its_squared_error(make_run):
+    keys = {"dataset.name": "diabetes", "model.name": "mlp"}
+    runs = [make_run(keys=keys | {"optimizer.lr": lr}, val_mse=mse)
+            for lr, mse in ((0.1, 9.0), (0.2, 3.0), (0.4, 8.0))]  # fmt: skip
+    diverged = make_run(keys=keys | {"optimizer.lr": 0.8}, val_mse=1.0, state="diverged")
+    grid = grid_of([*runs, diverged])
+    assert grid.chosen[1.0].lr == 0.2
+    assert selected_by(grid.chosen[1.0]) == -3.0
+    assert grid.notes == ()

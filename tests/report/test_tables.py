@@ -136,3 +136,16 @@ def test_many_left_out_are_counted():
 def test_a_bar_in_a_cell_does_not_end_it():
     assert table(["a"], [["|g|\nb"]])[-1] == "| \\|g\\| b |"
     assert (count(1, "run"), count(2000, "run")) == ("1 run", "2,000 runs")
+
+
+def test_regression_has_its_own_columns_and_no_claim(make_grid):
+    cells = {norm: {"val_mse": 9.0, "test_mse": 4.0, "test_r2": 0.4} for norm in (1.0, 10.0)}
+    keys = {"dataset.name": "diabetes"}
+    runs = make_grid(cells, keys=keys) + make_grid(cells, keys=keys | {"eps": 8.0}, sigma=0.5)
+    report = report_of(found_of(runs), "dpexp report")
+    assert report.rows == ()
+    assert report.answer.comparisons == ()
+    text = as_readme(report, [])
+    assert "| R | lr | seeds | MSE | R2 |" in text
+    assert "MSE, by R and epsilon:" in text
+    assert "accuracy (%)" not in text

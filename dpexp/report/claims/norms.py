@@ -64,11 +64,13 @@ class Match:
 
 
 def is_about_norms(grid: Grid) -> bool:
-    """Return whether a grid varies R of ordinary flat clipping at a finite epsilon."""
+    """Return whether a grid of classifiers varies R of ordinary flat clipping at an epsilon."""
     clipping = clipping_of(grid.final[0])
     is_ordinary = clipping["function"] == "abadi" and clipping["style"] == "flat"
     has_epsilon = grid.eps is not None and math.isfinite(grid.eps)
-    return is_ordinary and has_epsilon and not clipping["tail_norm"] and len(grid.norms) > 1
+    classifies = any(point.values("test/accuracy") for point in grid.final)
+    is_alone = clipping["tail_norm"] is None and len(grid.norms) > 1
+    return is_ordinary and has_epsilon and classifies and is_alone
 
 
 def match(grid: Grid) -> Match | str:
