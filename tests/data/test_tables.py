@@ -64,9 +64,11 @@ def test_splits_are_fixed_and_apart():
     assert len(torch.unique(every, dim=0)) == 442
     generator = random.Random(0)
     keys = [generator.random() for _ in range(442)]
-    drawn = sorted(sorted(range(442), key=keys.__getitem__)[:89])
+    test = sorted(sorted(range(442), key=keys.__getitem__)[:89])
     places = [splits.test.images.place(row) for row in range(89)]
-    assert places == [f"diabetes, row {row}" for row in drawn]
+    assert places == [f"diabetes, row {row}" for row in test]
+    held_out = sorted(sorted(range(353), key=keys.__getitem__)[:73])
+    assert splits.validation.rows.tolist() == held_out
 
 
 def test_a_row_is_an_image_of_one_pixel_and_its_label_a_number():
