@@ -1,0 +1,143 @@
+"""The report as one HTML file: no network, no script, legible on a phone, and it prints."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from dpexp.record.strict_json import write_text
+from dpexp.report.contents import Report, Row
+from dpexp.report.figures.draw import pictures_of
+from dpexp.report.figures.picture import Picture
+from dpexp.report.tables import claim_cells
+
+NAME = "report.html"
+PHONE = "(max-width: 600px)"
+
+
+def write_page(report: Report, folder: Path) -> Path:
+    """Write report.html into `folder` and return its path.
+
+    Raises:
+        RunFolderError: If it cannot be written.
+    """
+    pictures, missing = pictures_of(report)
+    path = folder / NAME
+    write_text(path, as_page(report, pictures, missing))
+    return path
+
+
+def as_page(report: Report, pictures: Sequence[Picture], missing: Sequence[str]) -> str:
+    """Return the whole page: answer, key figure, claims, the other figures, what made it."""
+    style = files("dpexp.report.page").joinpath("page.css").read_text(encoding="utf-8")
+    body = [
+        f"<h1>{escape(report.title)}</h1>",
+        *(f'<p class="answer">{escape(sentence)}</p>' for sentence in report.answer.sentences),
+        *_figures(pictures[:1]),
+        *_claims(report.rows),
+        *_figures(pictures[1:], "Figures"),
+        *_theory(report),
+        *_items("Figures without data", missing),
+        *_items("Remarks", report.notes),
+        *_items("Left out", (f"{entry.name}: {entry.reason}" for entry in report.left_out)),
+        *_provenance(report),
+    ]
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{escape(report.title)}</title>",
+            f"<style>\n{style}</style>",
+            "</head>",
+            "<body>",
+            "<main>",
+            *body,
+            "</main>",
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _figures(pictures: Sequence[Picture], heading: str = "") -> list[str]:
+    lines = [f"<h2>{heading}</h2>"] if heading and pictures else []
+    for picture in pictures:
+        wide, narrow = (_data(picture.svg(is_narrow=is_narrow)) for is_narrow in (False, True))
+        lines += [
+            f'<figure id="{escape(picture.name)}">',
+            f"<h3>{escape(picture.title)}</h3>",
+            f'<picture><source media="{PHONE}" srcset="{narrow}">'
+            f'<img src="{wide}" width="{picture.width}" alt="{escape(picture.alt)}"></picture>',
+            f"<figcaption>{escape(picture.caption)}</figcaption>",
+            "</figure>",
+        ]
+    return lines
+
+
+def _theory(report: Report) -> list[str]:
+    lines = ["<h2>Theory</h2>"] if report.theory_figures else []
+    for path in report.theory_figures:
+        name = path.stem.replace("_", " ")
+        source = _data(path.read_bytes(), "image/png")
+        lines += [
+            f'<figure id="theory-{escape(path.stem)}">',
+            f'<img src="{source}" alt="Figure of dpexp theory: {escape(name)}">',
+            f"<figcaption>From dpexp theory: {escape(name)}.</figcaption>",
+            "</figure>",
+        ]
+    return lines
+
+
+def _claims(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    lines = ["<h2>Claims of Bu et al. 2023, arXiv:2106.07830</h2>", "<table>"]
+    headings = ("claim", "the paper", "here", "interval", "verdict", "command")
+    lines.append("<thead><tr>" + "".join(f"<th>{h}</th>" for h in headings) + "</tr></thead>")
+    lines.append("<tbody>")
+    for row in rows:
+        name, what, paper, ours, interval, verdict, on, command = claim_cells(row)
+        cells = (
+            f"<strong>{escape(name)}</strong> {escape(what)}",
+            escape(paper),
+            escape(ours) + f" <small>{escape(on)}</small>" * bool(on),
+            escape(interval),
+            f'<span class="{row.verdict.outcome.replace(" ", "-")}">{escape(verdict)}</span>',
+            f"<code>{escape(command)}</code>" * bool(command),
+        )
+        pairs = zip(headings, cells, strict=True)
+        tds = "".join(f'<td data-label="{h}">{cell}</td>' for h, cell in pairs)
+        lines.append(f'<tr id="{escape(name)}">{tds}</tr>')
+    return [*lines, "</tbody>", "</table>"]
+
+
+def _items(heading: str, entries: Iterable[str]) -> list[str]:
+    items = [f"<li>{escape(entry)}</li>" for entry in entries]
+    return [f"<h2>{heading}</h2>", "<ul>", *items, "</ul>"] if items else []
+
+
+def _provenance(report: Report) -> list[str]:
+    commits = sorted({_commit(run.provenance.get("git")) for run in report.runs})
+    made = f" at commit {escape(', '.join(commits))}" if commits else ""
+    return [
+        "<h2>What made this</h2>",
+        f"<p>{len(report.runs)} runs{made}. Epsilon is an upper bound for the steps that were "
+        "taken, add or remove one sample. R and the learning rate were chosen on a part of the "
+        "training data that was held out, and never on the test set; epsilon does not cover that "
+        "choice.</p>",
+        f"<p>Made by <code>{escape(report.command)}</code>.</p>",
+    ]
+
+
+def _commit(git: object) -> str:
+    return str(git.get("commit"))[:12] if isinstance(git, dict) else "unknown"
+
+
+def _data(content: bytes, kind: str = "image/svg+xml") -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
