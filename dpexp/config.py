@@ -108,7 +108,7 @@ class ClippingConfig:
     workspace_mib: float = 256.0  # MiB a norm may use at once; > 0
     tail_norm: float | None = None  # norm of the last steps; noise follows, epsilon stays
     tail_steps: int | None = None  # how many steps that is; with tail_norm
-    tail_lr: float | None = None  # optimizer.lr of those steps; null: as before
+    tail_lr: float | None = None  # learning rate of those steps; null: as before
 
 
 @dataclass

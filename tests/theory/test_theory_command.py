@@ -43,7 +43,9 @@ def test_a_tiny_run_settles_every_claim(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(invariance, "NUM_STEPS", 10)
     monkeypatch.setattr(invariance, "SEEDS", (0,))
     # The accountants of this setting take half a minute; tests of the papers' budgets have them.
-    bounds = Bounds(7.0, "prv", 7.0, 0.1, 6.0, 8.0, 1.3)
+    bounds = Bounds(
+        epsilon=7.0, source="prv", prv=7.0, prv_error=0.1, pld=6.0, rdp=8.0, gdp=1.3
+    )  # fmt: skip
     checked = Checked(
         setting=SETTINGS[0], noise_multiplier=0.4, num_steps=54_000, num_epochs=4, claimed=1.3,
         poisson=bounds, shuffled=99.0,
