@@ -61,6 +61,16 @@ WRONG: dict[str, list[tuple[str, list[str]]]] = {
         ("{made}/run model.name=nosuch", ["model.name=nosuch: no such network"]),
         ("{made}/run seed=1 delta=1", ["seed=1: changes nothing", "delta=1: changes nothing"]),
     ],
+    "sweep": [
+        ("seed=0,0", ["seed=0,0: 0 is there twice, and would be the same run twice"]),
+        ("seed=0,1 eps=-1,1", ["eps=-1.0: epsilon bounds the privacy loss"]),
+        ("clippin.norm=1,2", ["clippin.norm=1: no such key", "clippin.norm=2: no such key"]),
+        ("seed=0,1 eps=1,2,3 zip=seed,eps", ["seed has 2, eps has 3 values"]),
+        ("seed=0 launcher=inprocess jobs=2", ["one process runs one point at a time"]),
+        ("seed=0 jobs=0 launcher=slurm", ["launcher=slurm: must be one of", "jobs=0: at least 1"]),
+        ("seed=0 resume={made}/run", ["a sweep goes on by itself with what has stopped"]),
+        ("device=cpu,auto", ["what differs changes nothing that is computed; leave one out"]),
+    ],
     "budget": [
         ("eps=1 batch=100 n=1000", ["epochs or steps is missing"]),
         ("eps=1 batch=100 n=1000 steps=3 epochs=2", ["epochs=2.0 and steps=3"]),

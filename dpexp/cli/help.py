@@ -11,6 +11,7 @@ from dpexp.config import TrainConfig
 COMMANDS = {
     "train": "train a model under differential privacy; one run, one folder",
     "eval": "accuracy, calibration and diagrams of saved weights",
+    "sweep": "a grid of runs: shown first, finished ones skipped, goes on where it stopped",
     "budget": "noise for a budget, or budget for a noise, under every accountant",
     "selfcheck": "hold a model's clipped gradients against a per-sample float64 loop",
     "bench": "time, memory, operations and largest batch of clipped steps beside ordinary ones",
@@ -35,6 +36,7 @@ examples
   dpexp train dataset=imagefolder dataset.root=photos model=vit eps=3
   dpexp train resume=outputs/<run>               go on where a run stopped
   dpexp eval outputs/<run>
+  dpexp sweep clipping.norm=0.1,1,10 seed=0,1,2 output=outputs/grid jobs=2
   dpexp budget eps=1 batch=1000 epochs=3 dataset=cifar10
   dpexp selfcheck model=resnet
   dpexp bench step model=vit
@@ -68,6 +70,26 @@ USAGES = {
         "keys of its own, for a run with dataset.validation\n"
         "  recalibration      temperature | platt: fitted to the run's validation part\n"
         "  recalibration.eps  of the fit alone, the total is printed; inf: no noise, no guarantee\n"
+    ),
+    "sweep": (
+        "usage: dpexp sweep key=value,value,... [key=value ...]\n\n"
+        "examples\n"
+        "  dpexp sweep clipping.norm=0.1,1,10 seed=0,1,2 output=outputs/grid dry_run=true\n"
+        "  dpexp sweep clipping.norm=0.1,1 optimizer.lr=5,0.5 zip=clipping.norm,optimizer.lr\n"
+        "  dpexp sweep eps=1,4 dataset.validation=0.2 output=outputs/grid jobs=2\n"
+        "  dpexp sweep eps=1,4 output=outputs/grid launcher=submitit submitit.timeout_min=60\n\n"
+        "Every key of a run may hold several values; brackets and quotes protect a comma. All "
+        "combinations\nare run, the last key fastest. The same command goes on where it was "
+        "stopped, and runs nothing twice.\n\n"
+        "words of its own\n"
+        "  zip         keys whose values go in step, such as clipping.norm,optimizer.lr\n"
+        "  lr_times_norm  c, or several: optimizer.lr is c / clipping.norm at each point\n"
+        "  dry_run     true: show the grid, its cost and its price, and stop\n"
+        "  jobs        points at once; 1\n"
+        "  launcher    inprocess | joblib (jobs above 1) | submitit (SLURM) | submitit_local\n"
+        "  submitit.*  parameters of submitit, such as submitit.slurm_partition\n"
+        "  wandb_file  write the grid as a sweep file of W&B, and stop\n\n"
+        "Writes sweep.json, sweep.csv and sweep.md into output. Exit 1 if a point failed.\n"
     ),
     "selfcheck": (
         "usage: dpexp selfcheck [key=value ...]\n\n"

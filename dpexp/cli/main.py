@@ -153,6 +153,12 @@ def _eval(words: Words) -> int:
     return saved.run(words.overrides, words.config_dir)
 
 
+def _sweep(words: Words) -> int:
+    from dpexp.cli import sweep
+
+    return sweep.run(words.overrides, words.config_dir)
+
+
 def _budget(words: Words) -> int:
     from dpexp.cli import budget
 
@@ -206,6 +212,7 @@ def _doctor(words: Words) -> int:
 RUNNERS: dict[str, Callable[[Words], int]] = {
     "train": _train,
     "eval": _eval,
+    "sweep": _sweep,
     "budget": _budget,
     "selfcheck": _selfcheck,
     "bench": _bench,
