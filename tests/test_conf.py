@@ -19,7 +19,7 @@ from dpexp.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = [(group, option) for group, options in group_options().items() for option in options]
-# What a data set cannot do without: a folder, or a network for tables and a batch that is not larger
+# What a data set cannot do without: a folder, or a network for tables and a batch that is no larger
 # than the data; nothing is opened here.
 NEEDS = {
     "imagefolder": ["dataset.root=photos"],
