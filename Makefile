@@ -11,10 +11,10 @@ INSTALLED := $(VENV)/installed
 TESTABLE := $(VENV)/testable
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format types mutants bench clean
+.PHONY: help train test lint format types mutants bench smoke reproduce-convergence clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-22s %s\n", $$1, $$2 }' Makefile
 
 train: $(INSTALLED)  ## set up, then the default run; ARGS="eps=2 seed=1" adds to it
 	$(BIN)/dpexp train $(ARGS)
@@ -46,6 +46,15 @@ bench: $(INSTALLED)  ## a clipped step over an ordinary one, on five networks; A
 	$(BENCH) model.name=convnext_atto model.image_size=64 batch=16 $(ARGS)
 	$(BENCH) model.name=vit_small_patch16_224 batch=8 clipping.plan=time styles=flat $(ARGS)
 	$(BIN)/python scripts/bench_page.py results/bench
+
+SCALE ?= cpu
+JOBS ?= 1
+
+reproduce-convergence: $(INSTALLED)  ## paper A; ROW=digits_grid SCALE=smoke|cpu|gpu|paper JOBS=2
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/reproduce.py --scale $(SCALE) --row "$(ROW)" --jobs $(JOBS)
+
+smoke: $(INSTALLED)  ## two steps of every experiment file, on embedded data
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/reproduce.py --scale smoke
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

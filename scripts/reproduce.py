@@ -1,0 +1,198 @@
+"""Run what paper A claims, report it, and say whether the outcomes are those expected.
+
+    python scripts/reproduce.py --scale cpu --row digits_grid
+
+Rows are in convergence.toml. Finished runs are skipped, so the same command goes on where it was
+stopped. A data set that lies as Parquet files in data/<name> is read from there, else downloaded.
+"""
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dpexp.cli.compose import compose
+from dpexp.cli.sweep import run_points
+from dpexp.report.collect import collect
+from dpexp.report.report import Request, report_of
+from dpexp.report.report import run as write_report
+from dpexp.sweep.launchers import Settings
+from dpexp.train.deal import make_deal
+
+ROWS = Path(__file__).with_name("convergence.toml")
+EXPERIMENTS = Path(__file__).parents[1] / "conf" / "experiment" / "convergence"
+EMBEDDED = ("digits", "diabetes")
+QUIET = "wandb.mode=disabled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of convergence.toml; its keys say what each field is."""
+
+    name: str
+    data: str
+    num_train: int
+    scales: list[str]
+    seeds: int
+    experiment: str = ""
+    eps: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    products: list[float] = field(default_factory=list)
+    search_epochs: float = 0.0
+    words: list[str] = field(default_factory=list)
+    variants: list[list[str]] = field(default_factory=list)
+
+    @property
+    def common(self) -> list[str]:
+        """The words that all of its runs share."""
+        own = [f"experiment={self.experiment}"] if self.experiment else []
+        return [*own, *self.words, *data_words(self.data, self.num_train), QUIET]
+
+    def search(self) -> list[list[str]]:
+        """Return the points of the search: every eps, R and c, on one seed, at full noise."""
+        return [
+            [
+                *self.common,
+                "eps=null",
+                f"noise_multiplier={self.sigma(eps):g}",
+                f"epochs={self.search_epochs:g}",
+                f"clipping.norm={norm:g}",
+                f"optimizer.lr={product / norm:.12g}",
+            ]
+            for eps in self.eps
+            for norm in self.norms
+            for product in self.products
+        ]
+
+    def final(self, chosen: dict[tuple[float, float], str]) -> list[list[str]]:
+        """Return the points at the learning rate chosen for each (eps, R), for every seed."""
+        return [
+            [
+                *self.common,
+                f"eps={eps:g}",
+                f"clipping.norm={norm:g}",
+                f"optimizer.lr={lr}",
+                f"seed={seed}",
+            ]
+            for seed in range(self.seeds)
+            for (eps, norm), lr in chosen.items()
+        ]
+
+    def plain(self) -> list[list[str]]:
+        """Return the points of a row that has variants in place of a grid."""
+        return [
+            [*variant, *self.common, f"seed={seed}"]
+            for seed in range(self.seeds)
+            for variant in self.variants
+        ]
+
+    def sigma(self, eps: float) -> float:
+        """Return the noise multiplier of the whole run at eps."""
+        config = compose([*self.common, f"eps={eps:g}"])
+        held_out = config.dataset.validation
+        num_held_out = round(held_out * self.num_train) if held_out < 1 else int(held_out)
+        mechanism = make_deal(config, self.num_train - num_held_out, 1.0).mechanism
+        assert mechanism is not None
+        return mechanism.noise_multiplier
+
+
+def data_words(name: str, num_train: int) -> list[str]:
+    """Return the overrides that read a data set from data/<name> if it lies there."""
+    root = Path("data") / name
+    if name in EMBEDDED or not list(root.glob("train*.parquet")):
+        return []
+    return ["dataset=parquet", f"dataset.num_train={num_train}", f"dataset.root={root}"]
+
+
+def choose(row: Row, points: Sequence[list[str]], rows: Sequence[Any]) -> dict[Any, str]:
+    """Return the learning rate of the best validation accuracy, for each (eps, R)."""
+    keys = [(eps, norm) for eps in row.eps for norm in row.norms for _ in row.products]
+    best: dict[tuple[float, float], tuple[float, str]] = {}
+    for key, words, found in zip(keys, points, rows, strict=True):
+        lr = next(w.partition("=")[2] for w in words if w.startswith("optimizer.lr="))
+        accuracy = found.measures.get("val/accuracy", 0.0)
+        if key not in best or accuracy > best[key][0]:
+            best[key] = (accuracy, lr)
+    return {key: lr for key, (_, lr) in best.items()}
+
+
+def reproduce(row: Row, output: Path, settings: Settings) -> None:
+    """Run a row: a search and the runs that it chose, or its variants."""
+    if not row.products:
+        run_points(row.plain(), output=output / row.name, settings=settings)
+        return
+    points = row.search()
+    found = run_points(points, output=output / row.name / "search", settings=settings)
+    chosen = choose(row, points, found)
+    for (eps, norm), lr in chosen.items():
+        print(f"chosen    {row.name}: epsilon {eps:g}, R {norm:g}: lr {lr}")
+    run_points(row.final(chosen), output=output / row.name / "final", settings=settings)
+
+
+def smoke(output: Path) -> None:
+    """Take two steps of every experiment file, on embedded data."""
+    points = []
+    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+        config = compose([f"experiment=convergence/{path.stem}"])
+        words = [f"experiment=convergence/{path.stem}", "epochs=null", "steps=2", QUIET]
+        if config.dataset.name not in EMBEDDED:
+            words += ["dataset=fake", f"dataset.channels={1 if 'mnist' in path.stem else 3}"]
+            words += ["dataset.num_train=null", "dataset.validation=0", "batch=8", "delta=1e-5"]
+        if config.clipping.tail_steps is not None:
+            words.append("clipping.tail_steps=1")
+        points.append([*words, "evaluate_samples=16"])
+    rows = run_points(points, output=output)
+    if any(row.state != "done" for row in rows):
+        sys.exit("FAIL      an experiment file does not run")
+    print(f"PASS      {len(rows)} experiment files took two steps each")
+
+
+def judge(output: Path, expected: dict[str, str]) -> bool:
+    """Print each claim that has an expectation, and return whether all are met."""
+    outcomes = {
+        row.claim.name: row.verdict.outcome
+        for row in report_of(collect([output]), "make reproduce-convergence").rows
+    }
+    for name, outcome in expected.items():
+        found = outcomes.get(name, "not run")
+        print(f"{'PASS' if found == outcome else 'FAIL'}      {name}: {found}, expected {outcome}")
+    return all(outcomes.get(name) == outcome for name, outcome in expected.items())
+
+
+def main() -> None:
+    """Read the scale and the rows, run them, report, judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", choices=("smoke", "cpu", "gpu", "paper"), default="cpu")
+    parser.add_argument("--row", default="", help="names, comma-separated; all if left out")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("outputs/convergence"))
+    parser.add_argument("--results", type=Path, default=Path("results/convergence"))
+    arguments = parser.parse_args()
+    if arguments.scale == "smoke":
+        smoke(Path("outputs/smoke"))
+        return
+    document = tomllib.loads(ROWS.read_text(encoding="utf-8"))
+    rows = {entry["name"]: Row(**entry) for entry in document["row"]}
+    names = arguments.row.split(",") if arguments.row else list(rows)
+    if unknown := [name for name in names if name not in rows]:
+        sys.exit(f"ROW={unknown[0]}: no such row; there are {', '.join(rows)}")
+    settings = Settings("joblib" if arguments.jobs > 1 else "inprocess", arguments.jobs)
+    for name in names:
+        if arguments.scale in rows[name].scales:
+            reproduce(rows[name], arguments.output, settings)
+    write_report(
+        Request(
+            paths=[arguments.output, arguments.results],
+            output=arguments.results,
+            keeps_runs=True,
+            command="make reproduce-convergence",
+        )
+    )
+    sys.exit(0 if judge(arguments.results, document["expected"]) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The reproduction of paper A: experiment files run, lr is chosen per R, rows hold together."""
+
+from types import SimpleNamespace
+
+import pytest
+from reference.scripts import load
+
+from dpexp.claims import CLAIM
+from dpexp.cli.compose import compose
+from dpexp.config import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load("reproduce")
+
+
+@pytest.fixture(scope="module")
+def document(script):
+    return script.tomllib.loads(script.ROWS.read_text())
+
+
+def rows_of(script, document):
+    return [script.Row(**entry) for entry in document["row"]]
+
+
+def test_every_experiment_file_takes_two_steps(script, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script.smoke(tmp_path / "smoke")
+    count = len(list(script.EXPERIMENTS.glob("*.yaml")))
+    assert f"PASS      {count} experiment files took two steps each" in capsys.readouterr().out
+
+
+def test_every_point_of_every_row_composes(script, document, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for row in rows_of(script, document):
+        chosen = {(eps, norm): "0.5" for eps in row.eps for norm in row.norms}
+        for words in [*row.search()[:2], *row.final(chosen)[:2], *row.plain()[:5]]:
+            assert isinstance(compose(words), TrainConfig), row.name
+
+
+def test_a_search_has_the_noise_of_the_run_it_is_for(script, document, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    row = next(row for row in rows_of(script, document) if row.name == "digits_grid")
+    points = row.search()
+    assert len(points) == len(row.eps) * len(row.norms) * len(row.products)
+    config = compose(points[-1])
+    assert config.optimizer.lr * config.clipping.norm == pytest.approx(row.products[-1])
+    assert config.noise_multiplier == pytest.approx(row.sigma(row.eps[-1]), rel=1e-4)
+    assert config.dataset.validation > 0
+
+
+def test_the_best_learning_rate_is_chosen_for_each_norm_and_epsilon(script, document):
+    row = script.Row(name="x", data="digits", num_train=9, scales=[], seeds=1,
+                     eps=[1, 2], norms=[1, 10], products=[1, 2])  # fmt: skip
+    points = [[f"optimizer.lr={lr}"] for lr in "12345678"]
+    accuracies = [0.1, 0.2, 0.4, 0.3, 0.5, 0.5, None, 0.1]
+    found = [
+        SimpleNamespace(measures={} if value is None else {"val/accuracy": value})
+        for value in accuracies
+    ]
+    assert script.choose(row, points, found) == {
+        (1, 1): "2", (1, 10): "3", (2, 1): "5", (2, 10): "8",
+    }  # fmt: skip
+
+
+def test_expectations_name_claims(document):
+    assert document["expected"].keys() <= CLAIM.keys()
+
+
+def test_an_expectation_that_is_not_met_fails(script, monkeypatch, capsys):
+    rows = [SimpleNamespace(claim=SimpleNamespace(name="A1"),
+                            verdict=SimpleNamespace(outcome="reproduced"))]  # fmt: skip
+    monkeypatch.setattr(script, "collect", lambda paths: None)
+    monkeypatch.setattr(script, "report_of", lambda found, command: SimpleNamespace(rows=rows))
+    assert script.judge("x", {"A1": "reproduced"})
+    assert not script.judge("x", {"A1": "not reproduced"})
+    assert not script.judge("x", {"A1": "reproduced", "A2": "reproduced"})
+    assert "FAIL      A2: not run, expected reproduced" in capsys.readouterr().out
