@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,7 +170,8 @@ def means_table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
         cells.append(sum(row.state == DONE for row in setting.rows))
         for name in measures:
             values = setting.values(name)
-            cells += [mean(values) if values else "", stdev(values) if len(values) > 1 else ""]
+            spread = standard_deviation(values)
+            cells += [mean(values) if values else "", "" if spread is None else spread]
         body.append(cells)
     return header, body
 
@@ -212,9 +214,17 @@ def number(value: float | None) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return number(values[0] if values else None)
-    return f"{number(mean(values))} +- {stdev(values):.2g}"
+    spread = standard_deviation(values)
+    if spread is None:
+        return number(mean(values) if values else None)
+    return f"{number(mean(values))} +- {spread:.2g}"
+
+
+def standard_deviation(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation; None of fewer than two, or where one is not finite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    return stdev(values)
 
 
 def _measures(path: Path) -> dict[str, float]:

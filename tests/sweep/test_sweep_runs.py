@@ -1,6 +1,7 @@
 """Sweeps end to end: what is there is skipped, what stopped goes on, what fails stops nothing."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from dpexp.cli import sweep as command
 from dpexp.cli.main import main
 from dpexp.record.lock import FolderLock
 from dpexp.sweep.launchers import Settings
+from dpexp.sweep.table import standard_deviation
 from dpexp.train import fit
 
 GRID = ["clipping.norm=0.1,1", "seed=0,1", *TINY]
@@ -189,3 +191,14 @@ def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(output, monkeypatch)
     assert sorted(status["state"] for status in runs_in(output).values()) == ["done", "interrupted"]
     assert sweep(output) == 0
     assert [status["state"] for status in runs_in(output).values()] == ["done"] * 4
+
+
+def test_an_infinite_epsilon_has_a_mean_and_no_spread(output):
+    plain = [word for word in TINY if "noise" not in word]
+    assert sweep(output, "seed=0,1", "noise_multiplier=0", *plain) == 0
+    table = (output / "sweep.md").read_text()
+    assert "| inf |" in table
+    assert "nan" not in table
+    assert standard_deviation([1.0, 3.0]) == pytest.approx(2**0.5)
+    assert standard_deviation([1.0]) is None
+    assert standard_deviation([math.inf, math.inf]) is None

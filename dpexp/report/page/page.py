@@ -68,7 +68,7 @@ def as_page(report: Report, pictures: Sequence[Picture], missing: Sequence[str])
 def _figures(pictures: Sequence[Picture], heading: str = "") -> list[str]:
     lines = [f"<h2>{heading}</h2>"] if heading and pictures else []
     for picture in pictures:
-        wide, narrow = (_data(picture.svg(is_narrow=is_narrow)) for is_narrow in (False, True))
+        wide, narrow = (_data(picture.png(is_narrow=is_narrow)) for is_narrow in (False, True))
         lines += [
             f'<figure id="{escape(picture.name)}">',
             f"<h3>{escape(picture.title)}</h3>",
@@ -84,7 +84,7 @@ def _theory(report: Report) -> list[str]:
     lines = ["<h2>Theory</h2>"] if report.theory_figures else []
     for path in report.theory_figures:
         name = path.stem.replace("_", " ")
-        source = _data(path.read_bytes(), "image/png")
+        source = _data(path.read_bytes())
         lines += [
             f'<figure id="theory-{escape(path.stem)}">',
             f'<img src="{source}" alt="Figure of dpexp theory: {escape(name)}">',
@@ -98,7 +98,7 @@ def _claims(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     lines = ["<h2>Claims of Bu et al. 2023, arXiv:2106.07830</h2>", "<table>"]
-    headings = ("claim", "the paper", "here", "interval", "verdict", "command")
+    headings = ("claim", "the paper", "here", "verdict", "command")
     lines.append("<thead><tr>" + "".join(f"<th>{h}</th>" for h in headings) + "</tr></thead>")
     lines.append("<tbody>")
     for row in rows:
@@ -106,15 +106,30 @@ def _claims(rows: Sequence[Row]) -> list[str]:
         cells = (
             f"<strong>{escape(name)}</strong> {escape(what)}",
             escape(paper),
-            escape(ours) + f" <small>{escape(on)}</small>" * bool(on),
-            escape(interval),
-            f'<span class="{row.verdict.outcome.replace(" ", "-")}">{escape(verdict)}</span>',
-            f"<code>{escape(command)}</code>" * bool(command),
+            escape(ours)
+            + f" <small>95 % {escape(interval)}</small>" * bool(interval)
+            + f" <small>({escape(on)})</small>" * bool(on),
+            _outcome(row.verdict.outcome, verdict),
+            _commands(command),
         )
         pairs = zip(headings, cells, strict=True)
         tds = "".join(f'<td data-label="{h}">{cell}</td>' for h, cell in pairs)
         lines.append(f'<tr id="{escape(name)}">{tds}</tr>')
     return [*lines, "</tbody>", "</table>"]
+
+
+def _outcome(outcome: str, verdict: str) -> str:
+    """Return the verdict's word in its colour, and its reason."""
+    word = f'<strong class="{outcome.replace(" ", "-")}">{escape(outcome)}</strong>'
+    return word + escape(verdict.removeprefix(outcome))
+
+
+def _commands(command: str) -> str:
+    """Return the commands that repeat a measurement; several are folded away."""
+    parts = [f"<code>{escape(part)}</code>" for part in command.split("; ") if part]
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"<details><summary>{len(parts)} commands</summary>{'<br>'.join(parts)}</details>"
 
 
 def _items(heading: str, entries: Iterable[str]) -> list[str]:
@@ -139,5 +154,5 @@ def _commit(git: object) -> str:
     return str(git.get("commit"))[:12] if isinstance(git, dict) else "unknown"
 
 
-def _data(content: bytes, kind: str = "image/svg+xml") -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
