@@ -119,14 +119,20 @@ class RunFolder:
                 f"resumed; restore the file"
             ) from error
 
-    def check_same_run(self, config: Mapping[str, Any]) -> None:
+    def check_same_run(
+        self, config: Mapping[str, Any], old: Mapping[str, Any] | None = None
+    ) -> None:
         """Check that `config` describes this run, but for keys that change nothing mathematical.
+
+        Args:
+            config: What the run would go on with.
+            old: What config.yaml stands for, keys that it is older than at their defaults; None
+                reads it as it is.
 
         Raises:
             RunFolderError: If another key differs; names each with both values.
         """
-        old = self.read_config()
-        changed = changed_keys(old, config)
+        changed = changed_keys(self.read_config() if old is None else old, config)
         if changed:
             raise RunFolderError(
                 f"{', '.join(changed)} differ from {self.path / 'config.yaml'}: a run that goes on "

@@ -70,7 +70,7 @@ def resume(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
             )
         config = with_overrides(saved_config(folder), overrides)
         check(config)
-        folder.check_same_run(to_dict(config))
+        folder.check_same_run(to_dict(config), to_dict(saved_config(folder)))
         plan = read_plan(folder)
         if config.micro_batch is None and plan:
             config = replace(config, micro_batch=plan["micro_batch"])

@@ -1,6 +1,7 @@
 """Another clip norm for the last steps: the same noise over the norm, hence the same epsilon."""
 
 import pytest
+import yaml
 from crashes import Killed, dying_after
 from runs import config_of, document, is_same, metrics, train, weights
 from test_twin import check
@@ -82,3 +83,16 @@ def test_what_is_refused(tmp_path, words, message):
         train(tmp_path, *words)
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_from_before_there_was_a_tail_goes_on(tmp_path):
+    words = ("noise_multiplier=0", "checkpoint_every=1")  # no ledger, which knows the file's hash
+    with dying_after(2), pytest.raises(Killed):
+        train(tmp_path, *words)
+    (folder,) = tmp_path.iterdir()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for key in ("tail_norm", "tail_steps", "tail_lr"):
+        del config["clipping"][key]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    run.resume(folder, {})
+    assert document(folder, "status")["state"] == "done"
