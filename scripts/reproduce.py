@@ -53,11 +53,12 @@ class Row:
 
     def search(self) -> list[list[str]]:
         """Return the points of the search: every eps, R and c, on one seed, at full noise."""
+        sigmas = {eps: self.sigma(eps) for eps in self.eps}
         return [
             [
                 *self.common,
                 "eps=null",
-                f"noise_multiplier={self.sigma(eps):g}",
+                f"noise_multiplier={sigmas[eps]:g}",
                 f"epochs={self.search_epochs:g}",
                 f"clipping.norm={norm:g}",
                 f"optimizer.lr={product / norm:.12g}",
@@ -141,9 +142,11 @@ def smoke(output: Path) -> None:
         if config.dataset.name not in EMBEDDED:
             words += ["dataset=fake", f"dataset.channels={1 if 'mnist' in path.stem else 3}"]
             words += ["dataset.num_train=null", "dataset.validation=0", "batch=8", "delta=1e-5"]
+        if config.model.pretrained:  # a small one in its place: nothing is downloaded here
+            words += ["model.pretrained=false", "model.name=vit_tiny_patch16_224"]
         if config.clipping.tail_steps is not None:
             words.append("clipping.tail_steps=1")
-        points.append([*words, "evaluate_samples=16"])
+        points.append([*words, "evaluate_samples=8"])
     rows = run_points(points, output=output)
     if any(row.state != "done" for row in rows):
         sys.exit("FAIL      an experiment file does not run")
