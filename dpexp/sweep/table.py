@@ -170,8 +170,8 @@ def means_table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
         cells.append(sum(row.state == DONE for row in setting.rows))
         for name in measures:
             values = setting.values(name)
-            spread = standard_deviation(values)
-            cells += [mean(values) if values else "", "" if spread is None else spread]
+            deviation = standard_deviation(values)
+            cells += [mean(values) if values else "", "" if deviation is None else deviation]
         body.append(cells)
     return header, body
 
