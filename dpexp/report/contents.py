@@ -37,7 +37,7 @@ class Comparison:
         data: Name of the data set.
         model: Name of the network.
         eps: Epsilon of both; None for ordinary training.
-        measure: Such as ece; lower is better for every one.
+        measure: Such as ece; lower is better, but of over- and under-confidence only for their sum.
         small: The point of small R (at most 1) with the best validation accuracy.
         large: The same among R above 1.
         is_matched: Whether both are within 2 points of the best validation accuracy.
@@ -45,8 +45,8 @@ class Comparison:
             or they share fewer than two seeds.
         correlation: Of the measure with log R over the grid's accurate runs, each R's chosen lr;
             None below three R.
-        is_in_null_band: Whether both models' mean value lies within what a perfectly calibrated
-            model shows; None if the runs hold no band.
+        is_in_null_band: Whether every run of both lies below the upper end of what its perfectly
+            calibrated twin shows; None if a run holds no band.
         recalibrated: Small R after temperature scaling, mean over seeds: the baseline that a large
             R must beat; None unless every run holds it. With noise where there is such a fit.
         recalibrated_epsilon: Of training and scaling together, the largest over seeds; infinite
@@ -69,7 +69,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Slowed:
-    """A large R beside a small R whose learning rate made it no more accurate.
+    """A large R beside a small R that is no more accurate, for which it may have a slower lr.
 
     A less accurate model is often better calibrated, whatever its R; this takes that away.
 

@@ -115,7 +115,8 @@ class Grid:
     def label(self) -> str:
         """Data, model and epsilon in a few words."""
         eps = "no privacy" if self.eps is None else f"epsilon {self.eps:.3g}"
-        return f"{self.data}, {self.model}, {eps}"
+        is_bound = self.eps is None or all(p.first.has_guarantee for p in self.final)
+        return f"{self.data}, {self.model}, {eps}" + " without a guarantee" * (not is_bound)
 
 
 def best_of(points: Iterable[Point], key: str | None = None) -> Point:

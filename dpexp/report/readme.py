@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dpexp.report.contents import Report
-from dpexp.report.groups import Grid
+from dpexp.report.groups import Grid, selected_by
 from dpexp.report.tables import (
     MEASURES,
     by_epsilon_markdown,
@@ -84,11 +84,7 @@ def _grids(report: Report) -> list[str]:
     for (experiment, data, model), grids in families.items():
         ordered = sorted(grids, key=lambda grid: grid.eps or 0.0)
         lines += [f"## {data}, {model}" + f" ({experiment})" * bool(experiment), ""]
-        lines += [
-            "Each R at the learning rate that validation chose; mean +- s.d. over seeds, measured "
-            "on the test set.",
-            "",
-        ]
+        lines += [f"{_how_chosen(grids)}; mean +- s.d. over seeds, measured on the test set.", ""]
         if len(ordered) > 1:
             names = " / ".join(MEASURES[key][0] for key in main_measures(ordered))
             lines += [f"{names}, by R and epsilon:", "", *by_epsilon_markdown(ordered), ""]
@@ -102,19 +98,28 @@ def _grids(report: Report) -> list[str]:
     return lines
 
 
+def _how_chosen(grids: Sequence[Grid]) -> str:
+    """Return what the learning rates of these grids were chosen by, and on how short runs."""
+    search = [point for grid in grids for point in grid.search]
+    if any(selected_by(point) is None for grid in grids for point in grid.final):
+        return "Each R at one learning rate, without a validation part to choose it on"
+    if not search:
+        return "Each R at the learning rate that is best on validation"
+    steps = " or ".join(f"{number:,}" for number in sorted({point.steps for point in search}))
+    seeds = max(len(point.runs) for point in search)
+    return (
+        f"Each R at the learning rate that validation chose in a search of {steps} steps on "
+        f"{count(seeds, 'seed')}"
+    )
+
+
 def _remarks(report: Report) -> list[str]:
     lines = []
     if report.notes:
         lines += ["## Remarks", "", *(f"* {note}." for note in report.notes), ""]
     if report.left_out:
         lines += [f"Left out: {count(len(report.left_out), 'unfinished or unreadable run')}.", ""]
-    commits = sorted({_commit(run.provenance.get("git")) for run in report.runs})
+    commits = sorted({run.commit for run in report.runs})
     if commits:
         lines += [f"Runs were made at commit {', '.join(commits)}.", ""]
     return lines
-
-
-def _commit(git: object) -> str:
-    if not isinstance(git, dict):
-        return "unknown"
-    return str(git.get("commit"))[:12] + " (with changes)" * bool(git.get("dirty"))

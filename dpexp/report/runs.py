@@ -104,6 +104,19 @@ class Run:
         return str(self.config["model"]["name"])
 
     @property
+    def has_guarantee(self) -> bool:
+        """Whether its epsilon is a bound; an infinite one, or protocol=published, has none."""
+        return self.privacy.get("guarantee", self.summary.get("privacy/guarantee")) != "none"
+
+    @property
+    def commit(self) -> str:
+        """Twelve digits of the commit it was made at, and whether there were changes."""
+        git = self.provenance.get("git")
+        if not isinstance(git, dict):
+            return "unknown"
+        return str(git.get("commit"))[:12] + " (with changes)" * bool(git.get("dirty"))
+
+    @property
     def has_diverged(self) -> bool:
         """Whether its outputs stopped being finite."""
         return self.state == "diverged"

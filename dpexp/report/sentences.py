@@ -17,7 +17,9 @@ MEASURES = {
     "ks_error": "KS error",
     "nll_nats": "NLL",
     "brier": "Brier score",
+    # Parts of ECE: one may fall because the other rises, so they stand side by side.
     "overconfidence": "over-confidence",
+    "underconfidence": "under-confidence",
 }
 
 
@@ -51,7 +53,7 @@ def _first(comparisons: Sequence[Comparison]) -> str:
     if not matched:
         text = (
             "At matched accuracy the question stays open here: in no setting do a small and a "
-            "large R of two seeds come within 2 points of the best accuracy"
+            "large R of two seeds come within 2 points of the best validation accuracy"
         )
     else:
         verdict = (
@@ -62,9 +64,10 @@ def _first(comparisons: Sequence[Comparison]) -> str:
         )  # fmt: skip
         each = "; ".join(_ece_words(c) for c, _ in matched)
         text = (
-            f"{verdict}: among models within 2 points of the best accuracy the ECE of the best R "
-            f"above 1 is lower than that of the best R of at most 1 in {lower} of {len(matched)} "
-            f"settings, higher in {higher}, undecided in {len(matched) - lower - higher} ({each})"
+            f"{verdict}: among models within 2 points of the best validation accuracy the ECE of "
+            f"the best R above 1 is lower than that of the best R of at most 1 in {lower} "
+            f"of {len(matched)} settings, higher in {higher}, undecided in "
+            f"{len(matched) - lower - higher} ({each})"
         )
     if apart:
         each = "; ".join(_ece_words(c) for c in apart)
@@ -101,7 +104,7 @@ def _third(comparisons: Sequence[Comparison], slowed: Sequence[Slowed]) -> str:
         inside = sum(bool(c.is_in_null_band) for c in mce)
         parts.append(
             f"in {inside} of {len(mce)} settings the MCE of every run of both lies within what a "
-            f"perfectly calibrated model would show, where a difference is one of chance"
+            f"perfectly calibrated model would show, where a difference cannot be told from chance"
         )
     else:
         parts.append("what MCE a perfectly calibrated model would show was not measured")
@@ -109,8 +112,8 @@ def _third(comparisons: Sequence[Comparison], slowed: Sequence[Slowed]) -> str:
         each = "; ".join(_slowed_words(found) for found in slowed)
         lower = sum(_ece(found.large) < _ece(found.small) for found in slowed)
         parts.append(
-            f"a large R has a lower ECE than a small R slowed down to no more than its accuracy in "
-            f"{lower} of {len(slowed)} ({each})"
+            f"a large R has a lower ECE than a small R whose lr makes it no more accurate on "
+            f"validation in {lower} of {len(slowed)} ({each})"
         )
     scaled = [c for c in comparisons if c.measure == "ece" and c.recalibrated is not None]
     if scaled:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 
 from dpexp.report.contents import Report, Row
@@ -51,7 +52,8 @@ def claims_markdown(rows: Sequence[Row]) -> str:
         *table(CLAIM_COLUMNS, cells),
         "",
         "An interval is of the number that decides, 95 %: points for accuracy and calibration "
-        "errors, nats for losses.",
+        "errors, nats for losses. Where runs decide it is over their seeds, on one test set: what "
+        "another test set would have moved is not in it.",
         "",
         "## What each had to meet",
         "",
@@ -122,6 +124,8 @@ def settings_markdown(points: Sequence[Point]) -> list[str]:
     for point in points:
         run, clipping = point.first, point.first.config["clipping"]
         eps = "none" if run.eps is None else f"{run.eps:.3g}"
+        if run.eps is not None and math.isfinite(run.eps) and not run.has_guarantee:
+            eps += ", no guarantee"
         tail = clipping["tail_norm"]
         norm = f"{point.clip_norm:g}" + (f", then {tail:g}" if tail else "")
         is_clipped = run.config["dp"]

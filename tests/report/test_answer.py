@@ -186,9 +186,9 @@ def test_a_small_norm_is_slowed_down_to_the_accuracy_of_the_large(make_grid, mak
     found = slow_down(grid)
     assert (found.large.lr, found.small.lr) == (0.1, 2.0)
     assert (
-        "lower ECE than a small R slowed down to no more than its accuracy in 1 of 1 (cifar10 at "
-        "epsilon 2, 450 steps: 2.0 % at R 10, lr 0.1, accuracy 40.0 %, against 7.0 % at R 1, lr 2, "
-        "accuracy 39.0 %, 1 seed)" in answer([grid]).sentences[2]
+        "lower ECE than a small R whose lr makes it no more accurate on validation in 1 of 1 "
+        "(cifar10 at epsilon 2, 450 steps: 2.0 % at R 10, lr 0.1, accuracy 40.0 %, against 7.0 % "
+        "at R 1, lr 2, accuracy 39.0 %, 1 seed)" in answer([grid]).sentences[2]
     )
 
 

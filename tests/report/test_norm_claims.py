@@ -137,7 +137,8 @@ def test_noise_without_an_effect_hardly_ever_reproduces_a11(make_run):
     false = sum(verdict.outcome == "reproduced" for verdict in outcomes)
     # One side of a 95 % interval: 2.5 %, 5 of 200; 13 or more has a chance below 0.2 %.
     assert false < 13
-    assert sum(verdict.reason == "the interval holds 0" for verdict in outcomes) > 170
+    undecided = "the interval holds 0, so 3 seeds neither show nor refute it"
+    assert sum(verdict.reason == undecided for verdict in outcomes) > 170
 
 
 def test_without_an_accurate_large_norm_a11_is_not_testable(make_grid):
@@ -157,6 +158,15 @@ def test_two_points_are_of_validation_accuracy(make_grid):
     assert pair.is_matched
     assert [point.clip_norm for point in pair.accurate] == [0.1, 1.0, 10.0]
     assert (pair.small.clip_norm, pair.large.clip_norm) == (0.1, 10.0)
+
+
+def test_an_epsilon_without_a_guarantee_is_no_ground_for_a_verdict(make_grid):
+    (grid,) = grids(make_grid(dict.fromkeys(NORMS, FLAT)))
+    (unsound,) = grids(make_grid(dict.fromkeys(NORMS, FLAT), privacy_guarantee="none"))
+    assert list(judge_accuracy([grid])) != []
+    assert list(judge_accuracy([unsound])) == []
+    assert list(judge_measure([unsound], "A11b", "ece")) == []
+    assert unsound.label == f"{grid.label} without a guarantee"
 
 
 def test_without_validation_nothing_is_chosen(make_grid):

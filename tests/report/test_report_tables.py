@@ -95,6 +95,23 @@ def test_the_readme_holds_answer_claims_grids_and_remarks(report):
     assert "Runs were made at commit 000000000000." in text
 
 
+def test_the_readme_says_how_short_a_search_chose_the_learning_rate(make_grid):
+    cells = {norm: {"val_accuracy": 0.6, "test_accuracy": 0.6} for norm in (1.0, 10.0)}
+    search = make_grid(cells, seeds=1, steps=450, keys={"epochs": 2.5})
+    text = as_readme(report_of(found_of(make_grid(cells) + search), "dpexp report"), [])
+    assert "that validation chose in a search of 450 steps on 1 seed; mean +- s.d." in text
+    text = as_readme(report_of(found_of(make_grid(cells)), "dpexp report"), [])
+    assert "Each R at the learning rate that is best on validation; mean" in text
+    unchosen = {norm: {"test_accuracy": 0.6} for norm in cells}
+    text = as_readme(report_of(found_of(make_grid(unchosen)), "dpexp report"), [])
+    assert "Each R at one learning rate, without a validation part to choose it on; mean" in text
+
+
+def test_an_epsilon_without_a_guarantee_is_marked(make_run):
+    run = make_run(test_accuracy=0.6, privacy_guarantee="none")
+    assert "| 2, no guarantee | 1 |" in as_readme(report_of(found_of([run]), "dpexp report"), [])
+
+
 def test_every_setting_is_a_line_of_the_csv(report):
     rows = list(csv.DictReader(io.StringIO(points_csv(report))))
     assert len(rows) == len(report.points) == 7

@@ -68,8 +68,9 @@ def measures_pictures(report: Report) -> Iterator[Picture]:
             title=f"Every measure against R, {grid.label}",
             caption=(
                 f"Dots are seeds, the line joins their means, at the learning rate chosen for each "
-                f"R. Shaded: R whose accuracy is within 2 points of the best ({accurate}); outside "
-                f"of it a low error is that of a worse model. Lowest mean among these: {lowest}. "
+                f"R. Shaded: R within 2 points of the best accuracy on the validation part, where "
+                f"there is one ({accurate}); outside of it a low error is that of a worse model. "
+                f"Lowest mean among these: {lowest}. "
                 f"{'Dashed: no privacy. ' if ordinary else ''}Lower is better but for accuracy."
             ),
             alt=f"{len(shown)} small panels over R. Accurate R: {accurate}. Lowest: {lowest}.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dpexp.data.public import KNOWN_SETS
 from dpexp.metrics.reliability import Reliability
 from dpexp.report.contents import Report
-from dpexp.report.groups import Grid, Point, best_of
+from dpexp.report.groups import SELECTED_BY, Grid, Point, best_of
 from dpexp.report.runs import Run
 
 ACCURATE = 0.02  # below the best accuracy, as a fraction: what counts as accurate
@@ -28,8 +28,14 @@ def drawn(grid: Grid) -> dict[float, Point]:
 
 
 def accurate_norms(grid: Grid) -> list[float]:
-    """Return the R whose accuracy is within 2 points of the grid's best, ascending."""
-    means = {norm: point.mean("test/accuracy") or 0.0 for norm, point in drawn(grid).items()}
+    """Return the R whose accuracy is within 2 points of the grid's best, ascending.
+
+    On validation, as the answer matches them; on the test set where an R has no validation part.
+    """
+    points = drawn(grid)
+    has_validation = all(point.mean(SELECTED_BY) is not None for point in points.values())
+    key = SELECTED_BY if has_validation else "test/accuracy"
+    means = {norm: point.mean(key) or 0.0 for norm, point in points.items()}
     best = max(means.values(), default=0.0)
     return [norm for norm, mean in means.items() if mean >= best - ACCURATE]
 

@@ -138,20 +138,16 @@ def _items(heading: str, entries: Iterable[str]) -> list[str]:
 
 
 def _provenance(report: Report) -> list[str]:
-    commits = sorted({_commit(run.provenance.get("git")) for run in report.runs})
+    commits = sorted({run.commit for run in report.runs})
     made = f" at commit {escape(', '.join(commits))}" if commits else ""
     return [
         "<h2>What made this</h2>",
         f"<p>{len(report.runs)} runs{made}. Epsilon is an upper bound for the steps that were "
-        "taken, add or remove one sample. R and the learning rate were chosen on a part of the "
-        "training data that was held out, and never on the test set; epsilon does not cover that "
-        "choice.</p>",
+        "taken, add or remove one sample, but for runs marked as without a guarantee. Where runs "
+        "hold out a part of the training data, R and the learning rate are chosen on it here, and "
+        "never on the test set; epsilon does not cover a choice.</p>",
         f"<p>Made by <code>{escape(report.command)}</code>.</p>",
     ]
-
-
-def _commit(git: object) -> str:
-    return str(git.get("commit"))[:12] if isinstance(git, dict) else "unknown"
 
 
 def _data(png: bytes) -> str:
