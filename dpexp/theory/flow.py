@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -55,30 +54,6 @@ class SignedNoise:
     def normal(self, like: Tensor) -> Tensor:
         """Return `sign` times what the source draws."""
         return self.sign * self.source.normal(like)
-
-
-class PathNoise:
-    """Noise of a Brownian path that runs of different step sizes share.
-
-    A step that is as long as `pieces` of the finest gets the sum of their noise over the root of
-    their number, which is standard normal again. So what noise does at one step size can be
-    compared with what the same path does at another, seed by seed.
-    """
-
-    def __init__(self, seed: int, pieces: int, num_params: int) -> None:
-        """Start the path of `seed`; each of the model's parameters has a stream of its own."""
-        self.pieces = pieces
-        self._streams = [
-            np.random.Generator(np.random.Philox(key=[seed, i])) for i in range(num_params)
-        ]
-        self._draws = 0
-
-    def normal(self, like: Tensor) -> Tensor:
-        """Return the next step's noise of the next parameter, float64."""
-        stream = self._streams[self._draws % len(self._streams)]
-        self._draws += 1
-        drawn = stream.standard_normal((self.pieces, like.numel())).sum(0)
-        return torch.from_numpy(drawn / math.sqrt(self.pieces)).view(like.shape)
 
 
 @dataclass(frozen=True)

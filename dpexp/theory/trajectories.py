@@ -1,6 +1,7 @@
 """A5, A6 and the loss columns of Table 1: does the loss fall monotonically, how low does it go."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -184,8 +185,9 @@ def judge_trajectories(runs: Sequence[Run], finer: Finer) -> Found:
         value=gap,
     )
     rising = [run for run in small if run.rise > RISE]
-    never = [name for name in {r.subject: 0 for r in small} if name not in
-             {r.subject for r in rising}]  # fmt: skip
+    by_subject = Counter(run.subject for run in small)
+    seen = Counter(run.subject for run in rising)
+    never = [name for name in by_subject if not seen[name]]
     a6 = judge(
         "A6",
         is_met=bool(rising) and finer.rise > RISE and rise < RISE,
@@ -194,9 +196,9 @@ def judge_trajectories(runs: Sequence[Run], finer: Finer) -> Found:
         f"{finer.rise:.1%}, so it is the flow and not the step; at large R by at most "
         f"{rise:.1g}",
         value=finer.rise,
-        reason="all starts are random, none was searched for; what makes the loss rise is skewed "
-        "targets, where clipping drives the fit from the mean to the median. No rise was seen "
-        f"with: {'; '.join(never)}" * bool(never),
+        reason="all starts are random, none was searched for. Rises: "
+        + "; ".join(f"{seen[name]} of {by_subject[name]} with {name}" for name in seen)
+        + f". None with: {'; '.join(never)}" * bool(never),
     )
     numbers: dict[str, Any] = {
         "table": {row: _columns([r for r in runs if r.row == row]) for row in ROWS},

@@ -106,6 +106,26 @@ def test_falls_and_verdicts_of_gaps_that_are_known():
     assert outcomes(slow) == {"A7": "not reproduced", "A8": "not reproduced"}
 
 
+def test_both_runs_of_a_pair_count_once_in_the_interval_of_the_ece():
+    # Means of pairs 0.001, 0.002 and 0.003, whatever lies between the two of one.
+    gaps = [0.0, 0.002, -0.01, 0.014, 0.003, 0.003]
+    runs = [at(0.1, [1.0, 2.0, 3.0]), at(0.01, [0.1, 0.2, 0.3])]
+    runs[1] = AtLr(**{**runs[1].__dict__, "ece_gaps": gaps})
+    verdict = next(v for v in judge_noise(runs).verdicts if v.claim == "A8")
+    half = 4.302653 * 0.001 / 3**0.5
+    assert verdict.value == pytest.approx(0.002)
+    assert verdict.interval == pytest.approx((0.002 - half, 0.002 + half), rel=1e-6)
+
+
+def test_a_fall_whose_interval_holds_the_criterion_says_so():
+    def reason(gaps):
+        runs = [at(0.1, [1.0, 2.0, 3.0]), at(0.01, gaps)]
+        return next(v.reason for v in judge_noise(runs).verdicts if v.claim == "A7")
+
+    assert "the means decide" not in reason([0.1, 0.2, 0.3])
+    assert reason([0.3, 0.1, 0.1]).endswith("; an interval holds 5, so the means decide")
+
+
 def test_runs_at_two_lr_have_gaps_that_fall():
     runs = [noise_limit.run_at(n, 4, 80) for n in (8, 80)]
     assert runs[0].lr == pytest.approx(10 * runs[1].lr)
