@@ -28,7 +28,8 @@ def recalibrate(
     """Fit a scaling to a run's held-out samples, and measure the test set before and after.
 
     Everything goes into a new folder: recalibration.json with the scaling and what it cost, the
-    measures after under the usual names, those before with `_before`.
+    measures after under the usual names; those before are `before/*` in summary.json, and their
+    files end in `_before`.
 
     Args:
         path: A run folder.
