@@ -68,6 +68,25 @@ def test_expectations_name_claims(document):
     assert document["expected"].keys() <= CLAIM.keys()
 
 
+def test_what_theory_settles_is_expected_only_where_theory_runs(script, document):
+    assert script.expected_of(document, ["digits_grid", "theory"]) == document["expected"]
+    assert "A1" not in script.expected_of(document, ["digits_grid"])
+    other = {"expected": {"A1": "reproduced", "A10": "reproduced"}}
+    assert script.expected_of(other, ["digits_grid"]) == {"A10": "reproduced"}
+
+
+@pytest.mark.parametrize(("state", "failed"), [("failed", 3), ("done", 0), ("diverged", 0)])
+def test_runs_that_failed_are_counted(script, monkeypatch, tmp_path, state, failed):
+    ended = SimpleNamespace(state=state, measures={})
+    monkeypatch.setattr(script, "run_points", lambda points, **where: [ended] * len(points))
+    plain = script.Row(name="x", data="digits", num_train=1438, scales=[], seeds=3, variants=[[]])
+    assert script.reproduce(plain, tmp_path, None) == failed
+    monkeypatch.setattr(script.Row, "sigma", lambda row, eps: 1.0)
+    grid = script.Row(name="x", data="digits", num_train=1438, scales=[], seeds=1, eps=[1],
+                      norms=[1], products=[1, 2], search_epochs=1)  # fmt: skip
+    assert script.reproduce(grid, tmp_path, None) == failed
+
+
 def test_an_expectation_that_is_not_met_fails(script, monkeypatch, capsys):
     rows = [SimpleNamespace(claim=SimpleNamespace(name="A1"),
                             verdict=SimpleNamespace(outcome="reproduced"))]  # fmt: skip
