@@ -1,5 +1,6 @@
 """`dpexp eval <run> recalibration=...`: fit a scaling to a run's validation part, measure both."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def recalibrate(
     ):
         folder.write_document("recalibration.json", document)
         _write_before(folder, before, saved.built.name)
-        cost = f"epsilon <= {document['epsilon']:.4g} in all"
+        cost = f"epsilon <= {document['epsilon']:.10g} in all"
         words = "not private" if document["guarantee"] == "none" else cost
         subtitle = f"after {request.method} scaling, {words}"
         write_reliability(folder, after, title=saved.built.name, subtitle=subtitle)
@@ -154,7 +155,9 @@ def _lines(
     noise = "" if fit.delta is None else (
         f" by {fit.num_steps} full-batch steps at sigma {fit.noise_multiplier:.4g}"
     )  # fmt: skip
-    own = "no noise" if fit.delta is None else f"epsilon <= {fit.epsilon:.4g} of its own"
+    own = "no noise"
+    if fit.delta is not None:
+        own = f"epsilon <= {_rounded_up(fit.epsilon):.10g} of its own"
     lines = [
         f"fitted    {found}, to {fit.num_samples:,} held-out samples{noise}; {own}",
         measures(before).replace("test  ", "before", 1),
@@ -168,3 +171,8 @@ def _lines(
         f"and fit together ({document['accountant']})",
         f"          guarantee: {document['guarantee']} ({document['reason']})",
     ]
+
+
+def _rounded_up(epsilon: float) -> float:
+    """Return a bound with four decimals, which is one still."""
+    return math.ceil(epsilon * 1e4) / 1e4
