@@ -78,23 +78,11 @@ class Grid:
         return Place(labels, tuple(words))
 
 
-def expand(words: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each point of a grid, the last axis fastest.
-
-    Args:
-        words: key=value, where a value may be several; also zip= and lr_times_norm=.
-
-    Raises:
-        ConfigError: If the words make no grid; one line a problem, all of them at once.
-    """
-    return [list(place.words) for place in read_grid(words).places()]
-
-
 def read_grid(words: Sequence[str]) -> Grid:
     """Return the grid that the words describe; a word that is no key=value is passed on as it is.
 
     Raises:
-        ConfigError: As for `expand`.
+        ConfigError: If the words make no grid; one line a problem, all of them at once.
     """
     kept = [word for word in words if not word.startswith(f"{ZIP}=")]
     zips = [split_word(word)[1] for word in words if word.startswith(f"{ZIP}=")]

@@ -7,9 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpexp.errors import ConfigError
-from dpexp.sweep.grid import expand, read_grid, split_values, varying
+from dpexp.sweep.grid import read_grid, split_values, varying
 
 NUMBERS = st.lists(st.integers(1, 99).map(str), min_size=1, max_size=4, unique=True)
+
+
+def expand(words):
+    return [list(place.words) for place in read_grid(words).places()]
 
 
 @given(st.dictionaries(st.sampled_from(["seed", "batch", "steps"]), NUMBERS, min_size=1))
