@@ -241,11 +241,17 @@ def _carry_out(plan: "Plan", request: Request) -> "list[Row]":
 
 
 def _write_wandb_file(path: Path, request: Request) -> None:
+    from dpexp.data.public import num_columns
     from dpexp.sweep.wandb_file import document, write_file
 
     assert request.grid is not None
-    has_validation = all(point.config.dataset.validation for point in request.points)
-    write_file(path, document(request.grid, "val/accuracy" if has_validation else None))
+    datasets = [point.config.dataset for point in request.points]
+    # Of a table a number is predicted, so there is no accuracy to rank by.
+    measures = {
+        "val/accuracy" if num_columns(dataset.name) is None else "val/r2" for dataset in datasets
+    }
+    has_one = len(measures) == 1 and all(dataset.validation for dataset in datasets)
+    write_file(path, document(request.grid, measures.pop() if has_one else None))
     sys.stdout.write(
         f"written   {path}: {len(request.points)} points\n"
         f"next      wandb sweep {shlex.quote(str(path))}, then the wandb agent line it prints\n"
