@@ -88,7 +88,9 @@ def collect(paths: Sequence[Path]) -> Found:
                     raise ConfigError(str(error)) from error
                 reason = str(error).splitlines()[0].replace(str(place), place.name)
                 left_out.append(LeftOut(name=place.name, reason=reason))
-    used, notes = _newest([_with_recalibrations(run, recalibrations) for run in runs])
+    used, notes = _newest(
+        [_with_recalibrations(run, recalibrations.get(run.name, ())) for run in runs]
+    )
     names = {run.name for run in runs}
     left_out += [LeftOut(name=name, reason="recalibrated, but the run itself is not among these")
                  for name in recalibrations if name not in names]  # fmt: skip
@@ -107,8 +109,9 @@ def collect(paths: Sequence[Path]) -> Found:
     )
 
 
-def _with_recalibrations(run: Run, found: Mapping[str, list[Mapping[str, Any]]]) -> Run:
-    added = [entry for entry in found.get(run.name, ()) if entry not in run.recalibrations]
+def _with_recalibrations(run: Run, found: Sequence[Mapping[str, Any]]) -> Run:
+    """Return a run with its recalibrations and those found elsewhere, each once."""
+    added = [entry for entry in found if entry not in run.recalibrations]
     return replace(run, recalibrations=(*run.recalibrations, *added))
 
 
@@ -136,12 +139,6 @@ def _is_run(path: Path) -> bool:
         return False
 
 
-def _merged(run: Run, other: Run) -> Run:
-    """Return one reading of a run with the recalibrations of both."""
-    added = [entry for entry in other.recalibrations if entry not in run.recalibrations]
-    return replace(run, recalibrations=(*run.recalibrations, *added))
-
-
 def _newest(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     groups: dict[tuple[str | None, str], dict[str, Run]] = {}
     for run in runs:
@@ -149,7 +146,7 @@ def _newest(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         starts = groups.setdefault((run.experiment, run.hash), {})
         started = str(run.provenance.get("started"))
         same = starts.get(started)
-        starts[started] = _merged(same, run) if same else run
+        starts[started] = _with_recalibrations(same, run.recalibrations) if same else run
     used, notes = [], []
     for starts in groups.values():
         newest = max(starts)

@@ -4,6 +4,8 @@ import statistics
 
 import pytest
 
+from dpexp.report.claims.norms import match
+from dpexp.report.figures.select import accurate_norms
 from dpexp.report.gather import grids_of, points_of
 from dpexp.report.groups import best_of, same_but_for, selected_by
 
@@ -136,3 +138,17 @@ def test_regression_is_chosen_by_its_squared_error(make_run):
     assert grid.chosen[1.0].lr == 0.2
     assert selected_by(grid.chosen[1.0]) == -3.0
     assert grid.notes == ()
+
+
+def test_figures_shade_the_clip_norms_that_the_answer_matches(make_grid):
+    cells = {
+        0.1: {"val_accuracy": 0.60, "test_accuracy": 0.60},
+        1.0: {"val_accuracy": 0.59, "test_accuracy": 0.55},
+        10.0: {"val_accuracy": 0.55, "test_accuracy": 0.60},
+    }
+    measured = {norm: cell | {"test_ece": 0.1} for norm, cell in cells.items()}
+    grid = grid_of(make_grid(measured))
+    assert accurate_norms(grid) == [p.clip_norm for p in match(grid).accurate] == [0.1, 1.0]
+    for cell in measured.values():
+        del cell["val_accuracy"]
+    assert accurate_norms(grid_of(make_grid(measured))) == [0.1, 10.0]
