@@ -94,7 +94,7 @@ CLAIMS = (
     Claim(
         name="A7",
         title="Noise has no effect on convergence in the limit of small learning rates.",
-        paper="stated in the abstract, for clipping's effect alone",
+        paper="stated in the abstract: noise affects only the privacy",
         criterion="at fixed time and sigma 1 the gap of the mean loss to the noiseless run falls "
         "at least fivefold for each tenfold smaller lr, over 20 seeds",
     ),

@@ -81,6 +81,13 @@ def _notes(grid: Grid) -> Iterable[str]:
                 f"R {norm:g}: the search on validation chooses lr {chosen[norm]:g}, the final runs "
                 f"took {used}"
             )
+        searched = sorted({point.lr for point in grid.search if point.clip_norm == norm})
+        if len(searched) > 1 and chosen.get(norm) in (searched[0], searched[-1]):
+            which = "smallest" if chosen[norm] == searched[0] else "largest"
+            yield (
+                f"R {norm:g}: the chosen lr {chosen[norm]:g} is the {which} that was searched, and "
+                f"a better one may lie beyond it"
+            )
         if len(lrs) > 1 and all(
             selected_by(point) is None for point in grid.final if point.clip_norm == norm
         ):

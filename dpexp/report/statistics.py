@@ -74,8 +74,8 @@ class Correlation:
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | None:
     """Return the differences second minus first over the seeds that both have.
 
-    Differences that are all equal have no spread: their interval is a point, and p_t is 1 if they
-    are 0, else 0.
+    Differences that are all equal have no spread, and Student's t says nothing: their interval is a
+    point, and p_t is the exact p, which few seeds keep large.
 
     Source: Student 1908, Biometrika 6(1); Cohen 1988, Statistical Power Analysis, Chapter 2 (d_z);
     Fisher 1935, The Design of Experiments, Section 21 (sign flips).
@@ -96,7 +96,7 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | 
     # Rounding leaves a spread of some 1e-17 where every difference is the same number.
     is_constant = sd <= 1e-12 * max(float(np.abs(differences).max()), 1e-300)
     if is_constant:
-        low, high, p_t = mean, mean, float(mean == 0)
+        low, high, p_t = mean, mean, _sign_flip_p(differences)
         effect = math.copysign(math.inf, mean) if mean else 0.0
     else:
         low, high, p_t = _student(differences)

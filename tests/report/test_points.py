@@ -73,6 +73,7 @@ def searched(make_run, norm, lr, accuracy):
 
 def test_lr_is_chosen_on_validation_for_each_norm(make_run):
     search = [searched(make_run, 0.1, 8, 0.3), searched(make_run, 0.1, 16, 0.4),
+              searched(make_run, 0.1, 32, 0.3), searched(make_run, 10, 0.05, 0.1),
               searched(make_run, 10, 0.1, 0.2), searched(make_run, 10, 0.2, 0.1)]  # fmt: skip
     final = [
         make_run(keys={"clipping.norm": 0.1, "optimizer.lr": 16}, val_accuracy=0.5),
@@ -81,6 +82,20 @@ def test_lr_is_chosen_on_validation_for_each_norm(make_run):
     grid = grid_of(search + final)
     assert grid.lr_chosen == {0.1: 16, 10.0: 0.1}
     assert grid.notes == ("R 10: the search on validation chooses lr 0.1, the final runs took 0.2",)
+
+
+@pytest.mark.parametrize(("best", "which"), [(8, "smallest"), (32, "largest"), (16, None)])
+def test_a_chosen_lr_at_the_edge_of_its_search_is_said(make_run, best, which):
+    search = [searched(make_run, 0.1, lr, 0.3 + 0.1 * (lr == best)) for lr in (8, 16, 32)]
+    final = make_run(keys={"clipping.norm": 0.1, "optimizer.lr": best}, val_accuracy=0.5)
+    notes = grid_of([*search, final]).notes
+    if which is None:
+        assert notes == ()
+    else:
+        assert notes == (
+            f"R 0.1: the chosen lr {best} is the {which} that was searched, and a better one may "
+            f"lie beyond it",
+        )
 
 
 def test_no_validation_and_a_missing_seed_are_said(make_run):

@@ -61,7 +61,7 @@ def test_only_seeds_of_both_are_paired():
 
 
 @pytest.mark.parametrize(
-    ("difference", "p", "effect"), [(0.0, 1.0, 0.0), (-0.1, 0.0, -math.inf), (0.1, 0.0, math.inf)]
+    ("difference", "p", "effect"), [(0.0, 1.0, 0.0), (-0.1, 0.25, -math.inf), (0.1, 0.25, math.inf)]
 )
 def test_equal_differences_have_a_point_for_an_interval(difference, p, effect):
     found = paired(by_seed([1.0, 2.0, 3.0]), by_seed([x + difference for x in (1.0, 2.0, 3.0)]))
