@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dpexp.accounting.stated import stated
 from dpexp.audit.attack import Finding, Part, lower_bound
 from dpexp.audit.gradient import EVERY_STEP, ONE_SAMPLE, SUBSAMPLED
 from dpexp.audit.one_run import GuessFinding, GuessPart, OneRun
@@ -27,7 +28,7 @@ def opening(request: Request, deal: Deal, materials: Materials) -> list[str]:
     lines = [
         f"audit     {materials.built.name} on {config.dataset.name}: {clipping.style} "
         f"{clipping.function} clipping, algorithm {clipping.algorithm}",
-        f"claim     epsilon <= {epsilon:.4g} at delta {deal.delta:g}: sigma = "
+        f"claim     epsilon <= {stated(epsilon)} at delta {deal.delta:g}: sigma = "
         f"{mechanism.noise_multiplier:.4f}, q = {deal.sampling_rate:.4g}, K = {deal.num_steps:,}",
         f"          lower bounds hold all together with {request.confidence:.0%} confidence",
     ]
@@ -111,8 +112,9 @@ def _finding_line(finding: Finding, claimed: float, width: int) -> str:
     rates, low = finding.rates, lower_bound(finding)
     return (
         f"          {finding.name:<{width}}  epsilon >= {low:.3f}, {low / claimed:.2f} of "
-        f"{claimed:.4g}; {rates.false_positives:,} of {rates.num_out:,} absent taken for present, "
-        f"{rates.false_negatives:,} of {rates.num_in:,} present missed" + _flag(low, claimed)
+        f"{stated(claimed)}; {rates.false_positives:,} of {rates.num_out:,} absent taken for "
+        f"present, {rates.false_negatives:,} of {rates.num_in:,} present missed"
+        + _flag(low, claimed)
     )
 
 
@@ -120,7 +122,7 @@ def _guess_line(part: GuessPart, finding: GuessFinding, claimed: float, width: i
     guesses = finding.guesses
     return (
         f"          {f'{part.name}, {finding.score}':<{width}}  epsilon >= {finding.epsilon:.3f}, "
-        f"{finding.epsilon / claimed:.2f} of {claimed:.4g}; {guesses.num_right:,} of "
+        f"{finding.epsilon / claimed:.2f} of {stated(claimed)}; {guesses.num_right:,} of "
         f"{guesses.num_guesses:,} guesses right, of {guesses.num_canaries:,} canaries "
         f"(accuracy {finding.accuracy_low:.3f} to {finding.accuracy_high:.3f})"
         + _flag(finding.epsilon, claimed)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dpexp.accounting.stated import stated
 from dpexp.cli.overrides import Overrides, raw, sort_words
 from dpexp.config import RANGES, DatasetConfig
 from dpexp.data.public import KNOWN_SETS, check_name, num_held_out, public_num_train
@@ -153,8 +154,11 @@ def table(result: "Budget") -> list[list[str]]:
     rows = []
     for row in result.rows:
         bounds = row.bounds
-        epsilons = (bounds.prv, bounds.pld, bounds.rdp, bounds.gdp, bounds.epsilon)
-        cells = ["-" if value is None else f"{value:.4g}" for value in epsilons]
+        prv, pld, rdp, sound = (
+            "-" if value is None else stated(value)
+            for value in (bounds.prv, bounds.pld, bounds.rdp, bounds.epsilon)
+        )
+        cells = [prv, pld, rdp, f"{bounds.gdp:.4g}", sound]
         rows.append([NAMES[row.accountant], f"{row.noise_multiplier:.4f}", *cells])
     return [header, *rows]
 
@@ -167,8 +171,8 @@ def remarks(result: "Budget", price: "SearchPrice | None" = None) -> list[str]:
         "* central-limit estimate, not a bound: the true epsilon may be larger",
         f"protocol=published (shuffled batches) with noise_multiplier "
         f"{published.noise_multiplier:.4f} would state eps {published.claimed:.4g}; "
-        f"{published.poisson:.4g} if batches were Poisson samples, {published.shuffled:.4g} is "
-        f"the sound bound as shuffled",
+        f"{stated(published.poisson)} if batches were Poisson samples, "
+        f"{stated(published.shuffled)} is the sound bound as shuffled",
     ]
     notes = dict.fromkeys(note for row in result.rows for note in row.bounds.notes)
     lines += [f"note: {note}" for note in notes]
@@ -191,11 +195,11 @@ def search_lines(price: "SearchPrice") -> list[str]:
         ("Poisson", price.poisson),
     )
     return [
-        f"choosing the best of {price.num_runs} such runs: eps {price.composed:.4g} at delta "
+        f"choosing the best of {price.num_runs} such runs: eps {stated(price.composed)} at delta "
         f"{price.delta:g}; all of them composed, which covers a fixed grid and showing every run",
         f"only if the number of runs was drawn at random, with mean {price.num_runs}, and nothing "
         f"but the best is seen (Papernot & Steinke 2022): "
-        + ", ".join(f"{epsilon:.4g} {name}" for name, epsilon in drawn),
+        + ", ".join(f"{stated(epsilon)} {name}" for name, epsilon in drawn),
     ]
 
 

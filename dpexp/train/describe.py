@@ -1,5 +1,6 @@
 """What a run says of itself before its first step: model, data, steps, privacy, cost."""
 
+from dpexp.accounting.stated import stated
 from dpexp.mechanism import Sampler, whole_batches
 from dpexp.sampling import num_dropped
 from dpexp.train.deal import Deal
@@ -111,20 +112,21 @@ def _privacy_lines(job: Job) -> list[str]:
         head = [
             f"privacy   NO GUARANTEE; the papers' protocol would state epsilon {bounds.gdp:.4g} "
             f"{noise}",
-            f"          epsilon <= {bounds.epsilon:.4g} had the batches been Poisson draws",
-            f"          epsilon <= {epsilon:.4g} for the shuffled batches of this run, without "
+            f"          epsilon <= {stated(bounds.epsilon)} had the batches been Poisson draws",
+            f"          epsilon <= {stated(epsilon)} for the shuffled batches of this run, without "
             f"amplification; neighbors {deal.adjacency}",
         ]
     else:
         kind = _SAMPLER_WORDS[mechanism.sampler]
         head = [
-            f"privacy   epsilon <= {epsilon:.4g}{target} {noise}; {kind} batches; {deal.adjacency}",
+            f"privacy   epsilon <= {stated(epsilon)}{target} {noise}; {kind} batches; "
+            f"{deal.adjacency}",
             *_sampler_lines(deal),
         ]
     lines += [
         *head,
         f"          accountants: PRV {_number(bounds.prv)}, PLD {_number(bounds.pld)}, "
-        f"RDP {bounds.rdp:.4g}; central limit (no bound) {bounds.gdp:.4g}",
+        f"RDP {stated(bounds.rdp)}; central limit (no bound) {bounds.gdp:.4g}",
         *(f"          {note}" for note in bounds.notes),
         f"          guarantee: {deal.guarantee} ({deal.reason})",
     ]
@@ -151,7 +153,7 @@ def _sampler_lines(deal: Deal) -> list[str]:
     if lines:
         lines += [
             f"          accountant: {deal.accountant}",
-            f"          beside it, Poisson draws of that size: epsilon <= {bounds.epsilon:.4g}",
+            f"          beside it, Poisson draws of that size: epsilon <= {stated(bounds.epsilon)}",
         ]
     return lines
 
@@ -161,7 +163,7 @@ def _percent(share: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "failed" if value is None else f"{value:.4g}"
+    return "failed" if value is None else stated(value)
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dpexp.accounting.stated import stated
 from dpexp.config import TrainConfig, check
 from dpexp.errors import RunFailedError, RunFolderError
 from dpexp.record.folder import RunFolder
@@ -170,7 +171,9 @@ def _write_outcome(
     summary |= outcome.named()
     if outcome.test is not None:
         epsilon = summary["privacy/epsilon"]
-        subtitle = f"epsilon <= {epsilon:.4g} at delta = {deal.delta:g}, {deal.num_steps:,} steps"
+        subtitle = (
+            f"epsilon <= {stated(epsilon)} at delta = {deal.delta:g}, {deal.num_steps:,} steps"
+        )
         title = f"{job.built.name} on {job.config.dataset.name}"
         write_reliability(folder, outcome.test, title=title, subtitle=subtitle)
         folder.write_summary(summary)
@@ -196,8 +199,8 @@ def _conclude(
         say(f"          dpexp train resume={quoted}")
         if summary["privacy/epsilon"] < math.inf:
             say(
-                f"privacy   epsilon <= {summary['privacy/epsilon']:.4g} so far; going on to the "
-                f"end makes it {job.deal.epsilon_after(job.deal.num_steps):.4g} in all"
+                f"privacy   epsilon <= {stated(summary['privacy/epsilon'])} so far; going on to "
+                f"the end makes it {stated(job.deal.epsilon_after(job.deal.num_steps))} in all"
             )
         raise KeyboardInterrupt
     if outcome.state == "diverged":
@@ -218,7 +221,7 @@ def _conclude(
         say(early)
         folder.log(early)
     epsilon = summary["privacy/epsilon"]
-    bound = f"epsilon <= {epsilon:.4g} at delta {job.deal.delta:g}" * (epsilon < math.inf)
+    bound = f"epsilon <= {stated(epsilon)} at delta {job.deal.delta:g}" * (epsilon < math.inf)
     if bound and job.deal.guarantee == "none":
         bound += f" as shuffled ({job.deal.adjacency})"
     bound += ", " * bool(bound)
