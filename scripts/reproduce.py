@@ -115,12 +115,17 @@ def data_words(name: str, num_train: int) -> list[str]:
 
 
 def choose(row: Row, points: Sequence[list[str]], rows: Sequence[Any]) -> dict[Any, str]:
-    """Return the learning rate of the best validation accuracy, for each (eps, R)."""
+    """Return the learning rate of the best validation accuracy, for each (eps, R).
+
+    A run that failed or diverged is passed over; an (eps, R) that has no other is left out.
+    """
     keys = [(eps, norm) for eps in row.eps for norm in row.norms for _ in row.products]
     best: dict[tuple[float, float], tuple[float, str]] = {}
     for key, words, found in zip(keys, points, rows, strict=True):
+        if found.state != "done":
+            continue
         lr = next(w.partition("=")[2] for w in words if w.startswith("optimizer.lr="))
-        accuracy = found.measures.get("val/accuracy", 0.0)
+        accuracy = found.measures["val/accuracy"]
         if key not in best or accuracy > best[key][0]:
             best[key] = (accuracy, lr)
     return {key: lr for key, (_, lr) in best.items()}

@@ -52,15 +52,16 @@ def test_a_search_has_the_noise_of_the_run_it_is_for(script, document, monkeypat
 
 def test_the_best_learning_rate_is_chosen_for_each_norm_and_epsilon(script, document):
     row = script.Row(name="x", data="digits", num_train=9, scales=[], seeds=1,
-                     eps=[1, 2], norms=[1, 10], products=[1, 2])  # fmt: skip
-    points = [[f"optimizer.lr={lr}"] for lr in "12345678"]
-    accuracies = [0.1, 0.2, 0.4, 0.3, 0.5, 0.5, None, 0.1]
+                     eps=[1, 2], norms=[1, 10, 100], products=[1, 2])  # fmt: skip
+    points = [[f"optimizer.lr={lr}"] for lr in range(12)]
+    accuracies = [0.1, 0.2, 0.4, 0.3, None, None, 0.5, 0.5, None, 0.1, 0.0, None]
     found = [
-        SimpleNamespace(measures={} if value is None else {"val/accuracy": value})
+        SimpleNamespace(state="failed", measures={}) if value is None
+        else SimpleNamespace(state="done", measures={"val/accuracy": value})
         for value in accuracies
-    ]
+    ]  # fmt: skip
     assert script.choose(row, points, found) == {
-        (1, 1): "2", (1, 10): "3", (2, 1): "5", (2, 10): "8",
+        (1, 1): "1", (1, 10): "2", (2, 1): "6", (2, 10): "9", (2, 100): "10",
     }  # fmt: skip
 
 
@@ -77,14 +78,14 @@ def test_what_theory_settles_is_expected_only_where_theory_runs(script, document
 
 @pytest.mark.parametrize(("state", "failed"), [("failed", 3), ("done", 0), ("diverged", 0)])
 def test_runs_that_failed_are_counted(script, monkeypatch, tmp_path, state, failed):
-    ended = SimpleNamespace(state=state, measures={})
+    ended = SimpleNamespace(state=state, measures={"val/accuracy": 0.5})
     monkeypatch.setattr(script, "run_points", lambda points, **where: [ended] * len(points))
     plain = script.Row(name="x", data="digits", num_train=1438, scales=[], seeds=3, variants=[[]])
     assert script.reproduce(plain, tmp_path, None) == failed
     monkeypatch.setattr(script.Row, "sigma", lambda row, eps: 1.0)
     grid = script.Row(name="x", data="digits", num_train=1438, scales=[], seeds=1, eps=[1],
                       norms=[1], products=[1, 2], search_epochs=1)  # fmt: skip
-    assert script.reproduce(grid, tmp_path, None) == failed
+    assert script.reproduce(grid, tmp_path, None) == (2 if failed else 0)
 
 
 def test_an_expectation_that_is_not_met_fails(script, monkeypatch, capsys):

@@ -5,10 +5,20 @@ on CIFAR-10 alone, for the numbers in their criteria are of that data set.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from dpexp.claims import Outcome, Verdict
-from dpexp.report.claims.judging import Part, clipping_of, percent, repeat, spread, untestable
+from dpexp.report.claims.judging import (
+    Part,
+    clipping_of,
+    percent,
+    reason_of,
+    repeat,
+    spread,
+    untestable,
+)
 from dpexp.report.groups import Point, same_but_for
 from dpexp.report.runs import ROOTS, Run
 from dpexp.report.statistics import mean_interval, paired
@@ -43,17 +53,24 @@ def rise_of(run: Run) -> float | None:
     """Return how far the last watched test loss lies above the lowest, nats.
 
     The watched loss is on the samples that every evaluation took, which may be fewer than those of
-    the summary: an evaluation on other samples is not compared. Infinite if the run diverged, None
-    below five evaluations.
+    the summary: an evaluation on other samples is not compared. The lowest of noisy values is
+    too low on average, so a rise is estimated too high. Infinite if the run diverged, None below
+    five evaluations.
     """
     if run.has_diverged:
         return math.inf
-    rows = [row for row in run.curve if row.get("test/nll_nats") is not None]
-    if not rows:
-        return None
-    count = rows[0].get("test/num_samples")
-    watched = [row["test/nll_nats"] for row in rows if row.get("test/num_samples") == count]
+    count = _num_watched(run)
+    watched = [row["test/nll_nats"] for row in _watched(run) if row["test/num_samples"] == count]
     return watched[-1] - min(watched) if len(watched) >= FEWEST_EVALUATIONS else None
+
+
+def _watched(run: Run) -> list[Mapping[str, Any]]:
+    return [row for row in run.curve if row.get("test/nll_nats") is not None]
+
+
+def _num_watched(run: Run) -> int:
+    """Return the test samples of the first evaluation; 0 without one."""
+    return next((int(row["test/num_samples"]) for row in _watched(run)), 0)
 
 
 def _global(local: Point, other: Point) -> Verdict:
@@ -63,10 +80,7 @@ def _global(local: Point, other: Point) -> Verdict:
     }
     loss, accuracy, ece = found["nll_nats"], found["accuracy"], found["ece"]
     if loss is None or accuracy is None or ece is None or loss.num_seeds < FEWEST_SEEDS:
-        shared = len(set(local.values("test/nll_nats")) & set(other.values("test/nll_nats")))
-        return untestable(
-            "A12", f"{shared} seed{'s' * (shared != 1)} shared, and the criterion asks for three"
-        )
+        return untestable("A12", _too_few(local, other))
     fell = -accuracy.difference
     parts = {
         "loss": loss.difference <= -LOSS_FALL,
@@ -86,8 +100,35 @@ def _global(local: Point, other: Point) -> Verdict:
         ),
         value=loss.difference,
         interval=(loss.low, loss.high),
-        reason=f"criterion missed by: {', '.join(missed)}" if missed else "",
+        reason=reason_of(
+            missed,
+            [
+                ("loss", loss, -LOSS_FALL),
+                *(("accuracy", accuracy, -margin) for margin in ACCURACY_FALL),
+                ("ECE", ece, (ECE_RATIO - 1) * ece.first),
+            ],
+        ),
         command=repeat((local, other)),
+    )
+
+
+def _too_few(local: Point, other: Point) -> str:
+    """Return how many seeds there are, and what they show."""
+    shared = sorted(set(local.values("test/nll_nats")) & set(other.values("test/nll_nats")))
+    text = f"{len(shared)} seed{'s' * (len(shared) != 1)} shared, and the criterion asks for three"
+    if not shared:
+        return text
+    before, after = (
+        {
+            key: statistics.fmean(point.values(f"test/{key}")[seed] for seed in shared)
+            for key in ("nll_nats", "accuracy", "ece")
+        }
+        for point in (local, other)
+    )
+    return (
+        f"{text}; there, global for local: test loss {after['nll_nats']:.3f} for "
+        f"{before['nll_nats']:.3f} nats, accuracy {percent(after['accuracy'])} for "
+        f"{percent(before['accuracy'])}, ECE {percent(after['ece'])} for {percent(before['ece'])}"
     )
 
 
@@ -112,7 +153,7 @@ def _rise(flat: Point, layerwise: Point) -> Verdict:
         outcome=outcome,
         ours=(
             f"last test loss above the lowest: layerwise {_nats(known)}, flat {_nats(flat_known)} "
-            f"nats, by seed"
+            f"nats, by seed, on {_num_watched(layerwise.first):,} test samples"
         ),
         value=sum(known) / len(known) if is_finite else None,
         interval=mean_interval(known) if is_finite else None,

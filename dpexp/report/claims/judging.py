@@ -35,6 +35,21 @@ def spread(found: Paired, *, scale: float = 100, unit: str = "points", digits: i
     )
 
 
+def reason_of(missed: Sequence[str], margins: Iterable[tuple[str, Paired, float]]) -> str:
+    """Return which parts missed their criterion, and which the seeds leave open.
+
+    Args:
+        missed: Names of the parts that missed it, by their means.
+        margins: Name of a part, what was found, and a margin that its difference is held against.
+    """
+    parts = [f"criterion missed by: {', '.join(missed)}"] if missed else []
+    is_open = [name for name, found, margin in margins if found.low < margin < found.high]
+    if is_open:
+        names = " and ".join(dict.fromkeys(is_open))
+        parts.append(f"the interval of {names} holds the margin: the means decide")
+    return "; ".join(parts)
+
+
 def repeat(settings: Iterable[Point]) -> str:
     """Return the commands that make these points again, machine's words left out."""
     return "; ".join(dict.fromkeys(_sweep(point) for point in settings))

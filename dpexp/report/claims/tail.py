@@ -3,10 +3,18 @@
 from collections.abc import Iterator, Sequence
 
 from dpexp.claims import Outcome, Verdict
-from dpexp.report.claims.judging import Part, clipping_of, percent, repeat, spread, untestable
+from dpexp.report.claims.judging import (
+    Part,
+    clipping_of,
+    percent,
+    reason_of,
+    repeat,
+    spread,
+    untestable,
+)
 from dpexp.report.groups import SELECTED_BY, Point, same_but_for
 from dpexp.report.runs import ROOTS
-from dpexp.report.statistics import Paired, paired
+from dpexp.report.statistics import paired
 
 TAIL_KEYS = ("clipping.tail_norm", "clipping.tail_steps", "clipping.tail_lr")
 WATCHED_KEYS = ("evaluate_every", "evaluate_samples", "checkpoint_every")
@@ -85,24 +93,6 @@ def _tail(twin: Point, tail: Point, num_tails: int) -> Verdict:
         ),
         value=100 * ece.difference,
         interval=(100 * ece.low, 100 * ece.high),
-        reason=_reason(missed, ece, accuracy),
+        reason=reason_of(missed, [("ECE", ece, -ECE_FALL), ("accuracy", accuracy, -ACCURACY_FALL)]),
         command=repeat((twin, tail)),
     )
-
-
-def _reason(missed: Sequence[str], ece: Paired, accuracy: Paired) -> str:
-    """Return what missed the criterion, and what the seeds do not settle."""
-    parts = [f"criterion missed by: {', '.join(missed)}"] if missed else []
-    open_ends = [
-        name
-        for name, found, margin in (
-            ("ECE", ece, -ECE_FALL),
-            ("accuracy", accuracy, -ACCURACY_FALL),
-        )
-        if found.low < margin < found.high
-    ]
-    if open_ends:
-        parts.append(
-            f"the interval of {' and '.join(open_ends)} holds the margin: the means decide"
-        )
-    return "; ".join(parts)
