@@ -60,36 +60,6 @@ class Fit:
         return {key: value for key, value in vars(self).items() if key != "scaling"}
 
 
-def fit_temperature(
-    logits: Float[Tensor, "n k"],
-    labels: Int[Tensor, " n"],
-    *,
-    eps: float,
-    delta: float | None = None,
-    num_samples: int | None = None,
-    seed: int | None = None,
-) -> Fit:
-    """Return the temperature scaling of least negative log likelihood; see `fit_scaling`."""
-    return fit_scaling(
-        "temperature", logits, labels, eps=eps, delta=delta, num_samples=num_samples, seed=seed
-    )
-
-
-def fit_platt(
-    logits: Float[Tensor, "n k"],
-    labels: Int[Tensor, " n"],
-    *,
-    eps: float,
-    delta: float | None = None,
-    num_samples: int | None = None,
-    seed: int | None = None,
-) -> Fit:
-    """Return the Platt scaling of least negative log likelihood; see `fit_scaling`."""
-    return fit_scaling(
-        "platt", logits, labels, eps=eps, delta=delta, num_samples=num_samples, seed=seed
-    )
-
-
 def fit_scaling(
     method: Method,
     logits: Float[Tensor, "n k"],

@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy
 
 from dpexp.metrics.measures import accuracy, ece, nll_nats
-from dpexp.recalibration.fit import fit_platt, fit_scaling, fit_temperature
+from dpexp.recalibration.fit import fit_scaling
 from dpexp.recalibration.plain import fit_plain
 from dpexp.recalibration.scaling import MOST_LOG_SCALE, Scaling
 
@@ -19,7 +19,7 @@ METHODS = ["temperature", "platt"]
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_a_known_temperature_is_found(temperature):
     logits, labels = sample(20_000, temperature=temperature)
-    fit = fit_temperature(logits, labels, eps=math.inf)
+    fit = fit_scaling("temperature", logits, labels, eps=math.inf)
     assert fit.scaling.temperature == pytest.approx(temperature, rel=0.03)
 
 
@@ -45,7 +45,7 @@ def test_a_known_scale_and_shift_of_each_class_are_found():
     labels = torch.multinomial(
         right.apply(logits).softmax(1), 1, generator=torch.Generator().manual_seed(1)
     )[:, 0]
-    found = fit_platt(logits, labels, eps=math.inf).scaling
+    found = fit_scaling("platt", logits, labels, eps=math.inf).scaling
     assert torch.tensor(found.log_scale).exp().tolist() == pytest.approx(scale.tolist(), abs=0.06)
     # Softmax does not see a common shift.
     moved = torch.tensor(found.shift).double() - shift
@@ -76,7 +76,7 @@ def test_never_worse_than_no_scaling(method, seed):
 
 def test_over_confident_logits_are_calibrated_and_predictions_stay():
     logits, labels = sample(8000, temperature=3.0)
-    scaled = fit_temperature(logits, labels, eps=math.inf).scaling.apply(logits)
+    scaled = fit_scaling("temperature", logits, labels, eps=math.inf).scaling.apply(logits)
     assert ece(logits, labels) > 0.1
     assert ece(scaled, labels) < 0.02
     assert accuracy(scaled, labels) == accuracy(logits, labels)

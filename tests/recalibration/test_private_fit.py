@@ -14,7 +14,7 @@ from dpexp.clipping.noise import StepNoise
 from dpexp.errors import AccountingError, ConfigError, MetricError
 from dpexp.metrics.measures import accuracy, nll_nats
 from dpexp.recalibration import private
-from dpexp.recalibration.fit import fit_platt, fit_scaling, fit_temperature
+from dpexp.recalibration.fit import fit_scaling
 from dpexp.recalibration.plain import fit_plain
 from dpexp.recalibration.private import SETTINGS, Settings, fit_noisy, mechanism_of
 from dpexp.recalibration.scaling import MOST_LOG_SCALE
@@ -126,7 +126,7 @@ def test_a_tiny_epsilon_gives_noise_but_numbers(method):
 def test_accuracy_is_unchanged_by_any_temperature():
     logits, labels = sample(300)
     for seed in range(3):
-        fit = fit_temperature(logits, labels, eps=0.05, delta=DELTA, seed=seed)
+        fit = fit_scaling("temperature", logits, labels, eps=0.05, delta=DELTA, seed=seed)
         assert accuracy(fit.scaling.apply(logits), labels) == accuracy(logits, labels)
 
 
@@ -150,7 +150,7 @@ def test_the_fit_draws_from_its_own_mechanism(monkeypatch):
         return through(model, optimizer, mechanism=mechanism, generator=generator)
 
     monkeypatch.setattr(private, "PrivacyEngine", engine)
-    fit = fit_platt(*sample(30), eps=1.0, delta=DELTA, num_samples=25, seed=0)
+    fit = fit_scaling("platt", *sample(30), eps=1.0, delta=DELTA, num_samples=25, seed=0)
     (mechanism,) = seen
     assert mechanism.noise_multiplier == fit.noise_multiplier
     assert mechanism.sampling_rate == 1.0
@@ -163,7 +163,7 @@ def test_two_different_fits_share_no_noise_and_the_same_fit_repeats_itself():
 
     def noise(**changed):
         asked = {"eps": 1.0, "delta": DELTA, "seed": 0, "num_samples": 10_000} | changed
-        fit = fit_temperature(logits, labels, **asked)
+        fit = fit_scaling("temperature", logits, labels, **asked)
         return fit.scaling.log_scale[0] / fit.noise_multiplier
 
     assert noise() == noise()
@@ -173,10 +173,15 @@ def test_two_different_fits_share_no_noise_and_the_same_fit_repeats_itself():
 
 def test_noise_of_the_operating_system_is_valid_and_never_the_same():
     logits, labels = sample(30)
-    first, second = (fit_temperature(logits, labels, eps=1.0, delta=DELTA) for _ in range(2))
+    first, second = (
+        fit_scaling("temperature", logits, labels, eps=1.0, delta=DELTA) for _ in range(2)
+    )
     assert (first.guarantee, second.guarantee) == ("valid", "valid")
     assert first.scaling != second.scaling
-    assert fit_temperature(logits, labels, eps=1.0, delta=DELTA, seed=0).guarantee == "seeded"
+    assert (
+        fit_scaling("temperature", logits, labels, eps=1.0, delta=DELTA, seed=0).guarantee
+        == "seeded"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -204,11 +209,11 @@ def test_a_sample_more_moves_a_step_by_at_most_its_bound(method):
 )
 def test_what_is_out_of_range_is_refused(asked, error, message):
     with pytest.raises(error, match=message):
-        fit_temperature(*sample(10), **asked)
+        fit_scaling("temperature", *sample(10), **asked)
 
 
 def test_logits_that_are_not_finite_are_refused():
     logits, labels = sample(10)
     logits[0, 0] = math.nan
     with pytest.raises(MetricError, match="1 of 10 samples have a logit that is NaN or infinite"):
-        fit_temperature(logits, labels, eps=math.inf)
+        fit_scaling("temperature", logits, labels, eps=math.inf)

@@ -11,7 +11,7 @@ from dpexp.accounting.composition import compose_with_gaussian
 from dpexp.cli.compose import compose
 from dpexp.cli.main import main
 from dpexp.mechanism import Mechanism
-from dpexp.recalibration.fit import fit_temperature
+from dpexp.recalibration.fit import fit_scaling
 from dpexp.recalibration.scaling import Scaling
 from dpexp.recalibration.statement import mechanism_of_run, recalibration_document
 from dpexp.train import run
@@ -113,7 +113,7 @@ def test_the_fit_sees_the_validation_part_and_not_the_test_set(trained, tmp_path
     held_out, test = saved.measure(saved.splits.validation), saved.measure(saved.test)
     found = document(folder, "recalibration")["parameters"]["temperature"]
     right, wrong = (
-        fit_temperature(part.logits, part.labels, eps=math.inf).scaling.temperature
+        fit_scaling("temperature", part.logits, part.labels, eps=math.inf).scaling.temperature
         for part in (held_out, test)
     )
     assert found == right != wrong
@@ -182,7 +182,7 @@ PRIVACY = {
 
 
 def fitted(**asked):
-    return fit_temperature(torch.eye(4), torch.arange(4), **asked)
+    return fit_scaling("temperature", torch.eye(4), torch.arange(4), **asked)
 
 
 def test_the_total_is_of_the_steps_charged_but_of_no_more_than_were_planned():
