@@ -1,9 +1,10 @@
 """Does a larger clipping norm calibrate better at the same epsilon, and by which measure?
 
 The best R at most 1 stands against the best R above 1, seed by seed, on every measure; the answer
-rests on settings where both are within 2 points of the best validation accuracy. Each comparison
-has a 95 % interval; with many measures and settings some will exclude 0 by chance, so the words
-count them and adjust by Holm over all.
+rests on settings where the large R is within 2 points of the best validation accuracy: a lower
+error there is not that of a model that learned less. Each comparison has a 95 % interval; with many
+measures and settings some will exclude 0 by chance, so the words count them and adjust by Holm over
+all.
 
 Where the large R is less accurate, its lower error may be that of a model that learned less. A
 small R slowed down by its learning rate to no more than the same accuracy tells the two apart.
@@ -87,7 +88,7 @@ def _of_grid(grid: Grid, pair: Match) -> Iterator[Comparison]:
             measure=measure,
             small=pair.small,
             large=pair.large,
-            is_matched=pair.is_matched,
+            keeps_accuracy=pair.keeps_accuracy,
             paired=paired(pair.small.values(key), pair.large.values(key)),
             correlation=_correlation(pair.accurate, key),
             is_in_null_band=_in_band(pair, measure),

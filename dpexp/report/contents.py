@@ -40,7 +40,7 @@ class Comparison:
         measure: Such as ece; lower is better, but of over- and under-confidence only for their sum.
         small: The point of small R (at most 1) with the best validation accuracy.
         large: The same among R above 1.
-        is_matched: Whether both are within 2 points of the best validation accuracy.
+        keeps_accuracy: Whether the large R is within 2 points of the best validation accuracy.
         paired: Large minus small, over the seeds that both have; None if either lacks the measure
             or they share fewer than two seeds.
         correlation: Of the measure with log R over the grid's accurate runs, each R's chosen lr;
@@ -59,7 +59,7 @@ class Comparison:
     measure: str
     small: Point
     large: Point
-    is_matched: bool
+    keeps_accuracy: bool
     paired: Paired | None
     correlation: Correlation | None
     is_in_null_band: bool | None = None

@@ -46,14 +46,14 @@ def clear(comparisons: Sequence[Comparison]) -> dict[int, int]:
 def _first(comparisons: Sequence[Comparison]) -> str:
     """Say whether, by ECE, setting by setting."""
     every = [c for c in comparisons if c.measure == "ece"]
-    matched = [(c, c.paired) for c in every if c.is_matched and c.paired]
+    matched = [(c, c.paired) for c in every if c.keeps_accuracy and c.paired]
     lower = sum(pair.is_lower for _, pair in matched)
     higher = sum(pair.is_higher for _, pair in matched)
-    apart = [c for c in every if not c.is_matched]
+    apart = [c for c in every if not c.keeps_accuracy]
     if not matched:
         text = (
-            "At matched accuracy the question stays open here: in no setting do a small and a "
-            "large R of two seeds come within 2 points of the best validation accuracy"
+            "At equal accuracy the question stays open here: in no setting does a large R of two "
+            "seeds or more come within 2 points of the best validation accuracy"
         )
     else:
         verdict = (
@@ -64,23 +64,22 @@ def _first(comparisons: Sequence[Comparison]) -> str:
         )  # fmt: skip
         each = "; ".join(_ece_words(c) for c, _ in matched)
         text = (
-            f"{verdict}: among models within 2 points of the best validation accuracy the ECE of "
-            f"the best R above 1 is lower than that of the best R of at most 1 in {lower} "
-            f"of {len(matched)} settings, higher in {higher}, undecided in "
-            f"{len(matched) - lower - higher} ({each})"
+            f"{verdict}: where the best R above 1 loses at most 2 points of validation accuracy, "
+            f"its ECE is lower than that of the best R of at most 1 in {lower} of {len(matched)} "
+            f"settings, higher in {higher}, undecided in {len(matched) - lower - higher} ({each})"
         )
     if apart:
         each = "; ".join(_ece_words(c) for c in apart)
-        text += f"; {'further' * bool(matched)} apart in accuracy: {each}".replace(";  ", "; ")
+        text += f"; where it loses more: {each}"
     return f"{text}."
 
 
 def _second(comparisons: Sequence[Comparison]) -> str:
     """Say by which measures."""
-    matched = [c for c in comparisons if c.is_matched]
+    matched = [c for c in comparisons if c.keeps_accuracy]
     signs = clear(matched)
     if not signs:
-        return "By no measure can models of matched accuracy be compared over two seeds or more."
+        return "By no measure can models of equal accuracy be compared over two seeds or more."
     words: dict[int, list[str]] = {-1: [], 1: [], 0: []}
     for measure, name in MEASURES.items():
         found = [signs[i] for i, c in enumerate(matched) if c.measure == measure and i in signs]
@@ -91,7 +90,7 @@ def _second(comparisons: Sequence[Comparison]) -> str:
             words[0].append(name)
     lower, higher, neither = (", ".join(words[sign]) or "none" for sign in (-1, 1, 0))
     return (
-        f"By measure, over all {len(signs)} comparisons at matched accuracy together (paired t at "
+        f"By measure, over all {len(signs)} comparisons at equal accuracy together (paired t at "
         f"5 %, Holm), a larger R is lower in {lower}; higher in {higher}; undecided in {neither}."
     )
 

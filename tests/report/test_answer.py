@@ -25,7 +25,7 @@ def test_every_measure_of_both_is_compared(make_grid):
     found = answer(grids(make_grid({1.0: SMALL | MCE, 10.0: LARGE})))
     assert [c.measure for c in found.comparisons] == ["ece", "mce", "nll_nats"]
     (ece,) = of_ece(found)
-    assert (ece.small.clip_norm, ece.large.clip_norm, ece.is_matched) == (1.0, 10.0, True)
+    assert (ece.small.clip_norm, ece.large.clip_norm, ece.keeps_accuracy) == (1.0, 10.0, True)
     assert ece.paired.difference == pytest.approx(-0.15, abs=1e-9)
     assert ece.correlation is None
     first, second, _ = found.sentences
@@ -64,11 +64,18 @@ def test_settings_that_disagree_are_not_a_yes(make_grid):
 def test_a_large_norm_that_learns_less_is_told_apart(make_grid):
     apart = {1.0: SMALL, 10.0: LARGE | {"val_accuracy": 0.5, "test_accuracy": 0.5}}
     found = answer(grids(make_grid(apart)))
-    assert [c.is_matched for c in of_ece(found)] == [False]
+    assert [c.keeps_accuracy for c in of_ece(found)] == [False]
     first, second, _ = found.sentences
-    assert first.startswith("At matched accuracy the question stays open here")
-    assert "apart in accuracy: cifar10 at epsilon 2: 5.0 % at R 10 (accuracy 50.0 %)" in first
-    assert second.startswith("By no measure can models of matched accuracy be compared")
+    assert first.startswith("At equal accuracy the question stays open here")
+    assert "where it loses more: cifar10 at epsilon 2: 5.0 % at R 10 (accuracy 50.0 %)" in first
+    assert second.startswith("By no measure can models of equal accuracy be compared")
+
+
+def test_a_large_norm_that_learns_more_is_compared(make_grid):
+    better = {1.0: SMALL, 10.0: LARGE | {"val_accuracy": 0.65, "test_accuracy": 0.65}}
+    found = answer(grids(make_grid(better)))
+    assert [c.keeps_accuracy for c in of_ece(found)] == [True]
+    assert found.sentences[0].startswith("Yes, by ECE: ")
 
 
 def test_nothing_to_compare_is_one_sentence(make_grid):

@@ -151,11 +151,18 @@ def test_without_an_accurate_large_norm_a11_is_not_testable(make_grid):
     )
 
 
+def test_a_more_accurate_large_norm_is_compared_with_the_best_small_one(make_grid):
+    better = {"val_accuracy": 0.66, "test_accuracy": 0.66, "test_ece": 0.01}
+    verdict = a11(make_grid, {10.0: better})
+    assert verdict.outcome == "reproduced"
+    assert "of 1 pairs of a small and a large R 1 lower and 0 higher" in verdict.ours
+
+
 def test_two_points_are_of_validation_accuracy(make_grid):
     near = {"val_accuracy": 0.587, "test_accuracy": 0.4, "test_ece": 0.01}
     (grid,) = grids(make_grid(cells({10.0: near, 100.0: near | {"val_accuracy": 0.58}}), noise=0))
     pair = match(grid)
-    assert pair.is_matched
+    assert pair.keeps_accuracy
     assert [point.clip_norm for point in pair.accurate] == [0.1, 1.0, 10.0]
     assert (pair.small.clip_norm, pair.large.clip_norm) == (0.1, 10.0)
 
