@@ -1,5 +1,6 @@
 """An audit in words, and as a document."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -111,21 +112,21 @@ def document(
 def _finding_line(finding: Finding, claimed: float, width: int) -> str:
     rates, low = finding.rates, lower_bound(finding)
     return (
-        f"          {finding.name:<{width}}  epsilon >= {low:.3f}, {low / claimed:.2f} of "
-        f"{stated(claimed)}; {rates.false_positives:,} of {rates.num_out:,} absent taken for "
-        f"present, {rates.false_negatives:,} of {rates.num_in:,} present missed"
+        f"          {finding.name:<{width}}  epsilon >= {_rounded_down(low):.3f}, "
+        f"{low / claimed:.2f} of {stated(claimed)}; {rates.false_positives:,} of {rates.num_out:,} "
+        f"absent taken for present, {rates.false_negatives:,} of {rates.num_in:,} present missed"
         + _flag(low, claimed)
     )
 
 
 def _guess_line(part: GuessPart, finding: GuessFinding, claimed: float, width: int) -> str:
-    guesses = finding.guesses
+    guesses, epsilon = finding.guesses, finding.epsilon
     return (
-        f"          {f'{part.name}, {finding.score}':<{width}}  epsilon >= {finding.epsilon:.3f}, "
-        f"{finding.epsilon / claimed:.2f} of {stated(claimed)}; {guesses.num_right:,} of "
-        f"{guesses.num_guesses:,} guesses right, of {guesses.num_canaries:,} canaries "
-        f"(accuracy {finding.accuracy_low:.3f} to {finding.accuracy_high:.3f})"
-        + _flag(finding.epsilon, claimed)
+        f"          {f'{part.name}, {finding.score}':<{width}}  epsilon >= "
+        f"{_rounded_down(epsilon):.3f}, {epsilon / claimed:.2f} of {stated(claimed)}; "
+        f"{guesses.num_right:,} of {guesses.num_guesses:,} guesses right, of "
+        f"{guesses.num_canaries:,} canaries (accuracy {finding.accuracy_low:.3f} to "
+        f"{finding.accuracy_high:.3f})" + _flag(epsilon, claimed)
     )
 
 
@@ -183,3 +184,8 @@ def _run_document(run: OneRun) -> dict[str, Any]:
             for part in run.parts
         ],
     }
+
+
+def _rounded_down(epsilon: float) -> float:
+    """Return a lower bound with three decimals, which is one still."""
+    return math.floor(epsilon * 1e3) / 1e3 if math.isfinite(epsilon) else epsilon

@@ -78,7 +78,7 @@ def test_an_audit_leaves_its_document_and_pictures(capsys, tmp_path):
     errors = [1 - each["confidence"] for each in (*attacks, *looks)]
     assert sum(errors) == pytest.approx(0.05)
     out = capsys.readouterr().out
-    assert "claim     epsilon <= 1.69" in out
+    assert "claim     epsilon <= 1.7 at delta" in out
     assert "verdict   consistent" in out
 
 
