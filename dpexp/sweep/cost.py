@@ -24,10 +24,12 @@ class Estimate:
     Attributes:
         seconds: Of all runs one after the other; None if unknown.
         source: Where the number comes from, or why there is none.
+        num_runs: How many are left.
     """
 
     seconds: float | None
     source: str
+    num_runs: int
 
 
 def num_steps(config: TrainConfig) -> int | None:
@@ -63,18 +65,19 @@ def estimate(
     ended = {p: _seconds(found[p.hash]) for p in points if p.hash in found}
     known = {p: seconds for p, seconds in ended.items() if seconds}
     if not todo:
-        return Estimate(0.0, "nothing is left to do")
+        return Estimate(0.0, "nothing is left to do", 0)
     if any(num_samples(p.config) is None for p in todo):
         if not known:
-            return Estimate(None, "unknown until the first run has ended")
-        return Estimate(mean(known.values()) * len(todo), f"the mean of {len(known)} finished runs")
+            return Estimate(None, "unknown until the first run has ended", len(todo))
+        total = mean(known.values()) * len(todo)
+        return Estimate(total, f"the mean of {_finished(len(known))}", len(todo))
     finished: dict[str, list[float]] = {}
     for point, seconds in known.items():
         samples = num_samples(point.config)
         if samples:
             finished.setdefault(point.config.model.name, []).append(seconds / samples)
     rates = {name: median(values) for name, values in finished.items()}
-    source = f"{len(known)} finished runs of this sweep"
+    source = f"{_finished(len(known))} of this sweep"
     missing = list(
         dict.fromkeys(p.config.model.name for p in todo if p.config.model.name not in rates)
     )
@@ -82,12 +85,12 @@ def estimate(
         source = "the time of a few samples" + f" and {source}" * bool(known)
         rates |= _measured(missing, todo, measure)
     if any(p.config.model.name not in rates for p in todo):
-        return Estimate(None, "unknown until the first run has ended")
+        return Estimate(None, "unknown until the first run has ended", len(todo))
     total = sum(
         rates[p.config.model.name] * (num_samples(p.config) or 0) * _share_left(found.get(p.hash))
         for p in todo
     )
-    return Estimate(total, source)
+    return Estimate(total, source, len(todo))
 
 
 def seconds_a_sample(config: TrainConfig) -> float | None:
@@ -119,6 +122,10 @@ def _measured(
     configs = {p.config.model.name: p.config for p in reversed(todo)}
     rates = {name: measure(configs[name]) for name in names}
     return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _finished(count: int) -> str:
+    return f"{count} finished run{'s' * (count != 1)}"
 
 
 def _seconds(found: Found) -> float | None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from dpexp.sweep.cost import Estimate
@@ -82,7 +83,14 @@ def describe(plan: Plan, axes: Sequence[Axis]) -> list[str]:
 
 
 def cost_line(estimate: Estimate, at_once: int | None) -> str:
-    """Return what is left to do as time, in a line."""
+    """Return what is left to do as time, in a line.
+
+    Runs that are `at_once` at a time take as many rounds as that makes, each a mean run long.
+
+    Args:
+        estimate: Of all runs one after the other.
+        at_once: How many at a time; None leaves it at their sum.
+    """
     # Imported late: a grid that is refused needs no torch.
     from dpexp.train.describe import duration
 
@@ -93,7 +101,8 @@ def cost_line(estimate: Estimate, at_once: int | None) -> str:
     if at_once is None:
         return f"cost      about {duration(estimate.seconds)} in all, by {estimate.source}"
     beside = "" if at_once == 1 else f", {at_once} at a time"
-    return f"cost      about {duration(estimate.seconds / at_once)}{beside}, by {estimate.source}"
+    seconds = estimate.seconds / estimate.num_runs * ceil(estimate.num_runs / at_once)
+    return f"cost      about {duration(seconds)}{beside}, by {estimate.source}"
 
 
 def _axis_lines(axes: Sequence[Axis]) -> list[str]:

@@ -42,8 +42,9 @@ def run_plan(plan: Plan, launcher: Launcher, options: str = "") -> list[Row]:
                 results[point] = result
                 write_results(plan.output, {point: result})
                 view.ended(point, result)
-    except KeyboardInterrupt:
-        say("stopped   the same command goes on")
+    except KeyboardInterrupt as error:
+        for line in ("stopped   the same command goes on", *error.args):
+            say(line)
         raise
     finally:
         rows = _conclude(plan, results, options)

@@ -25,6 +25,7 @@ from dpexp.sweep.existing import (
 )
 
 INTERRUPTED = "interrupted"
+DIED = "its process died without a word, as one does that is out of memory or was killed"
 OWN_FOLDER = ".sweep"  # what a sweep keeps for itself, below its output folder
 
 
@@ -52,7 +53,7 @@ class Result:
     Attributes:
         state: done, diverged, failed, interrupted, or elsewhere: another process has it.
         folder: Its run folder; None if it failed before it had one.
-        error: What went wrong, in one line.
+        error: What went wrong, or which job has it, in one line.
         seconds: Spent on it now; 0 for one that was there.
     """
 
@@ -60,6 +61,9 @@ class Result:
     folder: str | None
     error: str | None = None
     seconds: float = 0.0
+
+
+Ended = Iterator[tuple[int, Result]]  # the place of each task, and its result
 
 
 def run_point(task: Task) -> Result:
@@ -110,6 +114,20 @@ def holder_of(output: Path, name: str) -> int | None:
 def result_of(found: Found) -> Result:
     """Return the result that a run which is there stands for."""
     return Result(found.state, str(found.path), found.error)
+
+
+def result_of_dead(task: Task, state: str, error: str) -> Result:
+    """Return the result of a task whose process said nothing of it: by its folder, if it has one.
+
+    Args:
+        task: That was begun.
+        state: Of a run that has no outcome.
+        error: What became of its process.
+    """
+    found = Runs(task.config.output).of(task.hash)
+    if found is not None and found.state in OUTCOMES:
+        return result_of(found)
+    return Result(state, None if found is None else str(found.path), error)
 
 
 def _carry_out(task: Task, found: Found | None) -> BaseException | None:
