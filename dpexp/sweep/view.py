@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _WATCHED = (*CHOOSES_BY, "test/accuracy", "test/r2")
 _OTHER_LINES = 6  # of the table and around it
 _HEADER = ("state", "step", "epsilon", "measure", "seconds")
+_TICK_SECONDS = 0.02  # by which the time of a file may lag the clock: a tick of the kernel
 RUNNING = "running"
 
 
@@ -116,7 +117,7 @@ class LiveTable:
         except OSError:
             return None
         # Looking at the time of the lock, not at the lock: to try it could hinder who takes it.
-        if since < self._began:
+        if since < self._began - _TICK_SECONDS:
             return None
         seconds = f"{time.time() - since:.0f}"
         folder = self._folder_of(point)

@@ -1,6 +1,7 @@
 """Who runs the points: fakes of a cluster and of a pool, and one real pool that is killed."""
 
 import os
+import shlex
 import signal
 import sys
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from dpexp.record.lock import FolderLock
 from dpexp.sweep import cluster, launchers, pool, stopping
 from dpexp.sweep.launchers import Settings, by_submitit, launcher_of
 from dpexp.sweep.plan import describe, make_plan
+from dpexp.sweep.record import retry_command
 from dpexp.sweep.run import run_plan
 from dpexp.sweep.work import DIED, OWN_FOLDER, Result, claimed, holder_of, result_of_dead
 
@@ -365,15 +367,19 @@ def test_sigterm_is_passed_on_to_the_processes_that_hold_points(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("state", "expected"),
-    [(None, "failed"), ("running", "failed"), ("failed", "failed"), ("done", "done"),
-     ("diverged", "diverged")],
+    ("state", "expected", "goes_on"),
+    [(None, "failed", False), ("running", "failed", True), ("failed", "failed", False),
+     ("done", "done", False), ("diverged", "diverged", False)],
 )  # fmt: skip
-def test_a_process_that_says_nothing_is_judged_by_its_folder(tmp_path, state, expected):
+def test_a_process_that_says_nothing_is_judged_by_its_folder(tmp_path, state, expected, goes_on):
     point = a_point(tmp_path)
-    folder = a_run(point, state) if state else None
+    folder = str(a_run(point, state)) if state else None
     found = result_of_dead(a_task(point), "failed", DIED)
-    assert found.state == expected
-    assert found.folder == (str(folder) if folder else None)
+    assert (found.state, found.folder) == (expected, folder)
     if expected == "failed":
         assert found.error == DIED
+        assert retry_command(point, found, " --config-dir x") == (
+            f"dpexp train resume={folder}"
+            if goes_on
+            else shlex.join(["dpexp", "train", *point.words]) + " --config-dir x"
+        )
