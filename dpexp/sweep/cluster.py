@@ -160,6 +160,7 @@ def _lines_on(jobs: Iterable[Any], *, is_local: bool) -> list[str]:
     lines = [first, "the same command takes up what they have finished, and runs none of it twice"]
     if not is_local:
         lines.append(
-            "a job that has not begun is submitted again; the later of the two leaves the point"
+            "a job that has not begun is submitted again; the later of the two leaves the point, "
+            "by the lock in the output folder"
         )
     return [f"{start}{line}" for start, line in zip(_HEADS, lines, strict=False)]

@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -84,15 +85,15 @@ def ctrl_c(monkeypatch):
             heard.append(seconds)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: 0.0))
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=sleep, monotonic=count().__next__))
 
 
 def on_cluster(executor):
     return lambda tasks: by_submitit(tasks, executor, threads=1, num_local=None)
 
 
-def tasks_of(output, count):
-    return [a_task(a_point(output, seed=seed)) for seed in range(count)]
+def tasks_of(output, number):
+    return [a_task(a_point(output, seed=seed)) for seed in range(number)]
 
 
 def ended(results):
@@ -125,7 +126,7 @@ def test_ctrl_c_on_a_cluster_leaves_its_jobs_and_says_how_to_look_at_and_end_the
         "scancel 71 ends them",
         "          the same command takes up what they have finished, and runs none of it twice",
         "          a job that has not begun is submitted again; the later of the two leaves the "
-        "point",
+        "point, by the lock in the output folder",
         "points    1 done, 2 elsewhere",
     ]
     kept = {entry["overrides"][-1]: (entry["state"], entry["error"])
@@ -189,7 +190,7 @@ def test_jobs_of_this_machine_are_so_many_at_once_and_end_at_ctrl_c(tmp_path, mo
         if len(slept) == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: 0.0))
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(sleep=sleep, monotonic=count().__next__))
     monkeypatch.setattr(cluster.os, "kill", executor.kill)
     found, lines = ended(by_submitit(tasks_of(tmp_path, 9), executor, threads=3, num_local=2))
     assert slept == [2, 1, 2]
