@@ -1,5 +1,6 @@
 """Fit a scaling to held-out logits: privately, or plainly and then marked as not private."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -84,8 +85,9 @@ def fit_scaling(
         delta: Of that epsilon, in (0, 1); needed with a finite `eps`.
         num_samples: What noisy sums are divided by; a public constant. None takes the number of
             samples, which is then treated as public.
-        seed: What the noise follows from, together with method, eps and delta, so that two
-            different fits share none; None draws it from the operating system.
+        seed: What the noise follows from, together with everything else that is given, logits and
+            labels included: the same fit repeats itself and two different ones share no noise.
+            None draws it from the operating system.
         settings: Public constants of the private fit; None takes those of `SETTINGS`.
 
     Raises:
@@ -110,7 +112,8 @@ def fit_scaling(
     mechanism = mechanism_of(settings, sigma, num_samples)
     fit_seed = None
     if seed is not None:
-        fit_seed = derive_seed(seed, f"recalibration {method} eps={eps!r} delta={delta!r}")
+        asked = (method, eps, delta, num_samples, settings, _digest(logits, labels))
+        fit_seed = derive_seed(seed, f"recalibration {asked!r}")
     scaling = fit_noisy(method, logits, labels, mechanism, settings, fit_seed)
     return Fit(
         scaling=scaling,
@@ -126,6 +129,13 @@ def fit_scaling(
         if seed is None
         else "noise follows from a seed: for research, not for release",
     )
+
+
+def _digest(logits: Tensor, labels: Tensor) -> str:
+    """Return what tells one set of held-out logits from another."""
+    digest = hashlib.sha256(logits.double().contiguous().numpy().tobytes())
+    digest.update(labels.long().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _without_noise(scaling: Scaling, num_samples: int) -> Fit:

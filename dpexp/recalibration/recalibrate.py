@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dpexp.accounting.ledger_file import read_entries
+from dpexp.data.fingerprint import fingerprint
 from dpexp.errors import ConfigError, RunFolderError
 from dpexp.metrics.calibration import calibration
 from dpexp.metrics.diagram import save_reliability_diagram
@@ -45,6 +47,7 @@ def recalibrate(
     _refuse_other_data(overrides)
     privacy = run.read_document("privacy.json")
     saved = load_saved(path, overrides)
+    _refuse_moved_data(run, saved)
     held_out, before = _measured(saved, path)
     fit = fit_scaling(
         request.method,
@@ -112,6 +115,24 @@ def _refuse_other_data(overrides: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{', '.join(wrong)}: another split or network than the run's could fit the scaling to "
             f"samples that it was trained on; leave them out (free: {', '.join(_FREE_KEYS)})"
+        )
+
+
+def _refuse_moved_data(run: RunFolder, saved: SavedRun) -> None:
+    """Refuse data that lie elsewhere or otherwise than when the run was trained on them.
+
+    Raises:
+        ConfigError: If the training part is not the one in the run's ledger.
+    """
+    ledger = run.path / "ledger.jsonl"
+    if not ledger.is_file():  # a run without privacy: the total has none either
+        return
+    trained_on = read_entries(ledger)[0]["terms"]["unsafe/data"]
+    if fingerprint(saved.splits.train) != trained_on:
+        raise ConfigError(
+            f"{run.path}: dataset.root={saved.config.dataset.root} gives other training data than "
+            f"the run had, or the same in another order, so samples that it was trained on may be "
+            f"among those held out; give the folder that it was trained from"
         )
 
 

@@ -159,16 +159,18 @@ def test_the_fit_draws_from_its_own_mechanism(monkeypatch):
 
 
 def test_two_different_fits_share_no_noise_and_the_same_fit_repeats_itself():
-    logits, labels = torch.zeros(4, 3), torch.arange(4) % 3
+    flat, labels = torch.zeros(4, 3), torch.arange(4) % 3
 
-    def noise(**changed):
+    def noise(logits=flat, labels=labels, **changed):
         asked = {"eps": 1.0, "delta": DELTA, "seed": 0, "num_samples": 10_000} | changed
         fit = fit_scaling("temperature", logits, labels, **asked)
         return fit.scaling.log_scale[0] / fit.noise_multiplier
 
     assert noise() == noise()
-    others = [noise(seed=1), noise(eps=1.1), noise(delta=2e-5)]
-    assert len({round(value, 12) for value in [noise(), *others]}) == 4
+    # Logits that are equal in a sample have no gradient, whatever they and the labels are.
+    others = [noise(seed=1), noise(eps=1.1), noise(delta=2e-5), noise(logits=flat + 1),
+              noise(labels=labels.flip(0))]  # fmt: skip
+    assert len({round(value, 12) for value in [noise(), *others]}) == 6
 
 
 def test_noise_of_the_operating_system_is_valid_and_never_the_same():

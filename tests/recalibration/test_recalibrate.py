@@ -2,9 +2,14 @@
 
 import json
 import math
+from io import BytesIO
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
+from pyarrow import parquet
 
 from dpexp.accounting import gaussian
 from dpexp.accounting.composition import compose_with_gaussian
@@ -132,6 +137,34 @@ def test_a_run_that_held_nothing_out_is_refused(tmp_path, capsys):
     assert "dataset.validation=0 held no sample out of training" in line
     assert "train with dataset.validation=0.2" in line
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def write_pictures(folder, order):
+    """Write 60 noisy 8x8 pictures of three classes as Parquet files, in an order."""
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(256, size=(60, 8, 8), dtype=np.uint8)
+    rows = []
+    for picture in pixels:
+        buffer = BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        rows.append({"bytes": buffer.getvalue(), "path": None})
+    for part in ("train", "test"):
+        table = pa.table({"image": [rows[i] for i in order], "label": [i % 3 for i in order]})
+        parquet.write_table(table, folder / f"{part}.parquet")
+
+
+def test_data_in_another_order_are_refused(tmp_path, capsys):
+    write_pictures(tmp_path / "data", list(range(60)))
+    write_pictures(tmp_path / "moved", list(range(59, -1, -1)))
+    words = ["dataset=parquet", "dataset.num_train=60", "dataset.num_classes=3"]
+    words += ["dataset.channels=1", "dataset.mean=[0.5]", "dataset.std=[0.5]"]
+    words += ["dataset.validation=0.5", "model=digits_cnn"]
+    trained = train(tmp_path / "out", *words, f"dataset.root={tmp_path / 'data'}", "batch=8")
+    (line,) = refused(capsys, trained, *TEMPERATURE, f"dataset.root={tmp_path / 'moved'}")
+    assert "gives other training data than the run had, or the same in another order" in line
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    root = f"dataset.root={tmp_path / 'elsewhere'}"
+    assert document(recalibrated(trained, tmp_path / "again", *TEMPERATURE, root), "summary")
 
 
 @pytest.mark.parametrize("key", ["dataset.validation=0.5", "dataset=fake", "model=cifar_cnn"])
