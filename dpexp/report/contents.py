@@ -8,7 +8,7 @@ from typing import Any
 from dpexp.claims import Claim, Verdict
 from dpexp.report.groups import Grid, Point
 from dpexp.report.runs import Run
-from dpexp.report.statistics import Correlation, Paired
+from dpexp.report.statistics import Paired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,8 @@ class Comparison:
         keeps_accuracy: Whether the large R is within 2 points of the best validation accuracy.
         paired: Large minus small, over the seeds that both have; None if either lacks the measure
             or they share fewer than two seeds.
-        correlation: Of the measure with log R over the grid's accurate runs, each R's chosen lr;
-            None below three R.
-        is_in_null_band: Whether every run of both lies below the upper end of what its perfectly
-            calibrated twin shows; None if a run holds no band.
+        is_in_null_band: Of mce: whether every run of both lies below the upper end of what its
+            perfectly calibrated twin shows; None if a run holds no band.
         recalibrated: Small R after temperature scaling, mean over seeds: the baseline that a large
             R must beat; None unless every run holds it. With noise where there is such a fit.
         recalibrated_epsilon: Of training and scaling together, the largest over seeds; infinite
@@ -61,7 +59,6 @@ class Comparison:
     large: Point
     keeps_accuracy: bool
     paired: Paired | None
-    correlation: Correlation | None
     is_in_null_band: bool | None = None
     recalibrated: float | None = None
     recalibrated_epsilon: float | None = None

@@ -44,13 +44,15 @@ def grids_of(points: Iterable[Point]) -> list[Grid]:
     The longest points of a group are final; shorter ones are a search for lr.
     """
     groups: dict[tuple[str, float | None], list[Point]] = {}
-    nearest: float | None = None
+    nearest: dict[str, float | None] = {}
     for point in sorted(points, key=lambda point: point.first.sigma or 0.0):
         sigma = point.first.sigma
         # One sigma was given in few digits, the other calibrated to the same epsilon.
-        is_near = sigma and nearest and math.isclose(sigma, nearest, rel_tol=SIGMA_TOLERANCE)
-        nearest = nearest if is_near else sigma
-        groups.setdefault((_key(point.first, GRID_KEYS), nearest), []).append(point)
+        key = _key(point.first, GRID_KEYS)
+        anchor = nearest.get(key)
+        is_near = sigma and anchor and math.isclose(sigma, anchor, rel_tol=SIGMA_TOLERANCE)
+        nearest[key] = anchor if is_near else sigma
+        groups.setdefault((key, nearest[key]), []).append(point)
     grids = [_grid(sorted(group, key=_order)) for group in groups.values()]
     return sorted(grids, key=lambda grid: _order(grid.final[0]))
 

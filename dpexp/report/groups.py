@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dpexp.accounting.stated import stated
 from dpexp.record.config_hash import FREE_KEYS, flatten
 from dpexp.record.strict_json import to_text
 from dpexp.report.runs import Run
@@ -114,7 +115,7 @@ class Grid:
     @property
     def label(self) -> str:
         """Data, model and epsilon in a few words."""
-        eps = "no privacy" if self.eps is None else f"epsilon {self.eps:.3g}"
+        eps = "no privacy" if self.eps is None else f"epsilon {stated(self.eps)}"
         is_bound = self.eps is None or all(p.first.has_guarantee for p in self.final)
         return f"{self.data}, {self.model}, {eps}" + " without a guarantee" * (not is_bound)
 

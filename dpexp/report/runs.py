@@ -106,7 +106,8 @@ class Run:
     @property
     def has_guarantee(self) -> bool:
         """Whether its epsilon is a bound; an infinite one, or protocol=published, has none."""
-        return self.privacy.get("guarantee", self.summary.get("privacy/guarantee")) != "none"
+        guarantee = self.privacy.get("guarantee", self.summary.get("privacy/guarantee"))
+        return guarantee in ("valid", "seeded")
 
     @property
     def commit(self) -> str:

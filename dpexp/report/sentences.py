@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from dpexp.accounting.stated import stated
 from dpexp.report.claims.judging import percent
 from dpexp.report.contents import Comparison, Slowed
 from dpexp.report.groups import Point
@@ -52,13 +53,14 @@ def _first(comparisons: Sequence[Comparison]) -> str:
     apart = [c for c in every if not c.keeps_accuracy]
     if not matched:
         text = (
-            "At equal accuracy the question stays open here: in no setting does a large R of two "
-            "seeds or more come within 2 points of the best validation accuracy"
+            "The question stays open here: in no setting does a large R of two seeds or more come "
+            "within 2 points of the best validation accuracy"
         )
     else:
         verdict = (
             "Yes, by ECE" if lower == len(matched)
-            else "Not in general, by ECE" if lower
+            else "Not in general, by ECE" if lower and higher
+            else "In some settings, by ECE" if lower
             else "No, by ECE" if higher
             else "Not shown, by ECE"
         )  # fmt: skip
@@ -79,7 +81,7 @@ def _second(comparisons: Sequence[Comparison]) -> str:
     matched = [c for c in comparisons if c.keeps_accuracy]
     signs = clear(matched)
     if not signs:
-        return "By no measure can models of equal accuracy be compared over two seeds or more."
+        return "By no measure can R be compared where the large one keeps the accuracy."
     words: dict[int, list[str]] = {-1: [], 1: [], 0: []}
     for measure, name in MEASURES.items():
         found = [signs[i] for i, c in enumerate(matched) if c.measure == measure and i in signs]
@@ -90,8 +92,9 @@ def _second(comparisons: Sequence[Comparison]) -> str:
             words[0].append(name)
     lower, higher, neither = (", ".join(words[sign]) or "none" for sign in (-1, 1, 0))
     return (
-        f"By measure, over all {len(signs)} comparisons at equal accuracy together (paired t at "
-        f"5 %, Holm), a larger R is lower in {lower}; higher in {higher}; undecided in {neither}."
+        f"By measure, over all {len(signs)} comparisons together where the large R keeps "
+        f"the accuracy (paired t at 5 %, Holm), the large R is lower in {lower}; higher in {higher}; "
+        f"undecided in {neither}."
     )
 
 
@@ -102,8 +105,8 @@ def _third(comparisons: Sequence[Comparison], slowed: Sequence[Slowed]) -> str:
     if mce:
         inside = sum(bool(c.is_in_null_band) for c in mce)
         parts.append(
-            f"in {inside} of {len(mce)} settings the MCE of every run of both lies within what a "
-            f"perfectly calibrated model would show, where a difference cannot be told from chance"
+            f"in {inside} of {len(mce)} settings no run's MCE can be told from that of a perfectly "
+            f"calibrated model"
         )
     else:
         parts.append("what MCE a perfectly calibrated model would show was not measured")
@@ -150,7 +153,7 @@ def _slowed_words(found: Slowed) -> str:
     small, large = found.small, found.large
     seeds = len(small.runs)
     return (
-        f"{small.first.data} at epsilon {found.eps:.3g}, {small.steps:,} steps: "
+        f"{small.first.data} at epsilon {stated(found.eps or 0.0)}, {small.steps:,} steps: "
         f"{percent(_ece(large), 1)} at R {large.clip_norm:g}, lr {large.lr:g}, accuracy "
         f"{percent(large.mean('test/accuracy'), 1)}, against {percent(_ece(small), 1)} at R "
         f"{small.clip_norm:g}, lr {small.lr:g}, accuracy "
@@ -159,14 +162,14 @@ def _slowed_words(found: Slowed) -> str:
 
 
 def _where(found: Comparison) -> str:
-    return f"{found.data} at epsilon {found.eps:.3g}"
+    return f"{found.data} at epsilon {stated(found.eps or 0.0)}"
 
 
 def _cost(found: Comparison) -> str:
     epsilon = found.recalibrated_epsilon
     if epsilon is None or math.isinf(epsilon):
         return "fitted without noise, no guarantee"
-    return f"epsilon {epsilon:.3g} with the scaling"
+    return f"epsilon {stated(epsilon)} with the scaling"
 
 
 def _interval(found: Comparison) -> str:

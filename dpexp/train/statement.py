@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from dpexp.accounting.stated import stated
 from dpexp.config import TrainConfig
 from dpexp.record.provenance import package_versions
 from dpexp.train.account import Account
@@ -102,5 +103,5 @@ def _sentence(deal: Deal, epsilon: float) -> str:
     return (
         f"{opening} any two training sets that differ in one sample ({deal.adjacency}) and any set "
         f"S of weights that this run may end or stop with, P(weights in S | one) <= "
-        f"exp({epsilon:.6g}) P(weights in S | the other) + {deal.delta:g}."
+        f"exp({stated(epsilon, 7)}) P(weights in S | the other) + {deal.delta:g}."
     )

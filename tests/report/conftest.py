@@ -38,7 +38,12 @@ def made_run(
         experiment=experiment,
         state=state,
         config=config,
-        summary={"privacy/noise_multiplier": sigma, "privacy/epsilon": 1.9, **summary},
+        summary={
+            "privacy/noise_multiplier": sigma,
+            "privacy/epsilon": 1.9,
+            "privacy/guarantee": "seeded",
+            **summary,
+        },
         privacy={"steps_planned": steps, "noise_multiplier": sigma},
         reliability=None,
         calibration=calibration,

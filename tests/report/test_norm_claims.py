@@ -217,3 +217,15 @@ def test_a_claim_holds_if_it_holds_wherever_it_was_judged(make_grid):
     verdict, on = combine("A10", [], "nothing was run")
     assert (verdict.outcome, verdict.reason, on) == ("not testable here", "nothing was run", "")
     assert CLAIM["A10"].name == verdict.claim
+
+
+def test_equal_differences_settle_nothing(make_grid):
+    for change, claim in (({"test_accuracy": 0.5}, a10), ({"test_ece": 0.05}, a11)):
+        verdict = claim(make_grid, {100.0: change, 10.0: change}, noise=0)
+        assert "all differences are equal, which tells nothing of their spread" in verdict.reason
+    assert verdict.outcome == "not reproduced"
+
+
+def test_a_run_that_says_nothing_of_a_guarantee_decides_nothing(make_grid):
+    (grid,) = grids(make_grid(dict.fromkeys(NORMS, FLAT), privacy_guarantee=None))
+    assert list(judge_accuracy([grid])) == []

@@ -7,7 +7,7 @@ A11 speaks of models within 2 points of the best accuracy. Where no R above 1 is
 nothing to compare: a lower error of a worse model would not be the claim, and its absence would not
 refute it. That is "not testable here", with how far the best of them falls short; whether small R
 wins on accuracy is A10's matter. Where large R is the more accurate by more than 2 points the best
-small R stands against it all the same: its error is then not the price of accuracy.
+small R stands against it all the same: a lower error at large R is then not bought with accuracy.
 """
 
 import math
@@ -142,7 +142,7 @@ def _accuracy(grid: Grid) -> Verdict:
     if found is None:
         return untestable("A10", f"{_shared(best, large)}; a paired interval needs two")
     is_met = found.difference <= MARGIN
-    is_settled = found.high <= MARGIN if is_met else found.low > MARGIN
+    is_beyond = found.high <= MARGIN if is_met else found.low > MARGIN
     outcome: Outcome = "reproduced" if is_met else "not reproduced"
     diverged = f" ({large.num_diverged} diverged, counted as guessing)" * bool(large.num_diverged)
     return Verdict(
@@ -154,10 +154,7 @@ def _accuracy(grid: Grid) -> Verdict:
         ),
         value=100 * found.difference,
         interval=(100 * found.low, 100 * found.high),
-        reason="" if is_settled else (
-            f"the interval holds the margin of {points(MARGIN, 1)} points, so {found.num_seeds} "
-            f"seeds do not settle it; the mean decides"
-        ),
+        reason=_unsettled(found) if found.is_constant or not is_beyond else "",
         command=repeat((best, large)),
     )  # fmt: skip
 
@@ -178,6 +175,7 @@ def _measure(grid: Grid, claim: str, measure: str) -> Verdict:
     accuracies = (pair.small.mean("test/accuracy"), pair.large.mean("test/accuracy"))
     reason = "" if found.is_lower else (
         f"it is higher at R {pair.large.clip_norm:g}" if found.is_higher
+        else "all differences are equal, which tells nothing of their spread" if found.is_constant
         else f"the interval holds 0, so {found.num_seeds} seeds neither show nor refute it"
     )  # fmt: skip
     return Verdict(
@@ -195,6 +193,14 @@ def _measure(grid: Grid, claim: str, measure: str) -> Verdict:
         reason=reason,
         command=repeat((pair.small, pair.large)),
     )
+
+
+def _unsettled(found: Paired) -> str:
+    why = (
+        "all differences are equal, which tells nothing of their spread" if found.is_constant
+        else f"the interval holds the margin of {points(MARGIN, 1)} points"
+    )  # fmt: skip
+    return f"{why}, so {found.num_seeds} seeds do not settle it; the mean decides"
 
 
 def _is_selectable(point: Point) -> bool:

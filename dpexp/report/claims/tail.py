@@ -1,7 +1,9 @@
 """A14: a short tail at a larger R, against the same run without it."""
 
+import math
 from collections.abc import Iterator, Sequence
 
+from dpexp.accounting.stated import stated
 from dpexp.claims import Outcome, Verdict
 from dpexp.report.claims.judging import (
     Part,
@@ -31,7 +33,7 @@ def judge_tail(settings: Sequence[Point]) -> Iterator[Part]:
         tails = [point for point in settings if _is_tail_of(point, twin, settings)]
         if tails:
             run = twin.first
-            on = f"{run.data}, {run.model}, epsilon {run.eps or 0:.3g}"
+            on = f"{run.data}, {run.model}, epsilon {stated(run.eps or 0)}"
             yield on, _tail(twin, _chosen(twin, tails), len(tails))
 
 
@@ -63,16 +65,26 @@ def _is_tail_of(tail: Point, twin: Point, settings: Sequence[Point]) -> bool:
 def _chosen(twin: Point, tails: Sequence[Point]) -> Point:
     floor = (twin.mean(SELECTED_BY) or 0.0) - ACCURACY_FALL
     keeps = [point for point in tails if (point.mean(SELECTED_BY) or 0.0) >= floor]
-    return min(keeps or tails, key=lambda point: point.mean("val/ece") or 0.0)
+    return min(keeps or tails, key=_validation_ece)
+
+
+def _validation_ece(point: Point) -> float:
+    """Return it; infinite without a validation part."""
+    found = point.mean("val/ece")
+    return math.inf if found is None else found
 
 
 def _tail(twin: Point, tail: Point, num_tails: int) -> Verdict:
     ece = paired(twin.values("test/ece"), tail.values("test/ece"))
     accuracy = paired(twin.values("test/accuracy"), tail.values("test/accuracy"))
     if ece is None or accuracy is None:
-        shared = len(set(twin.seeds) & set(tail.seeds))
+        shared = len(twin.values("test/ece").keys() & tail.values("test/ece").keys())
+        num_diverged = twin.num_diverged + tail.num_diverged
         return untestable(
-            "A14", f"{shared} seed{'s' * (shared != 1)} shared, and a paired interval needs two"
+            "A14",
+            f"{shared} seed{'s' * (shared != 1)} measured with the tail and without it"
+            f"{f' ({num_diverged} runs diverged)' * bool(num_diverged)}, and a paired interval "
+            f"needs two",
         )
     parts = {
         "ECE": ece.difference <= -ECE_FALL,
@@ -81,15 +93,17 @@ def _tail(twin: Point, tail: Point, num_tails: int) -> Verdict:
     missed = [name for name, is_met in parts.items() if not is_met]
     outcome: Outcome = "not reproduced" if missed else "reproduced"
     clipping = clipping_of(tail)
-    of_several = f", of {num_tails} tails the best on validation" if num_tails > 1 else ""
+    is_chosen = math.isfinite(_validation_ece(tail))
+    of_several = f", of {num_tails} tails the {'best on validation' if is_chosen else 'first'}"
     return Verdict(
         claim="A14",
         outcome=outcome,
         ours=(
             f"R {tail.clip_norm:g}, then {clipping['tail_norm']:g} in the last "
-            f"{clipping['tail_steps']:,} of {tail.steps:,} steps{of_several}: ECE "
-            f"{percent(ece.first)} to {percent(ece.second)} ({spread(ece)}); accuracy "
-            f"{percent(accuracy.first)} to {percent(accuracy.second)} ({spread(accuracy)})"
+            f"{clipping['tail_steps']:,} of {tail.steps:,} steps"
+            f"{of_several * (num_tails > 1)}: ECE {percent(ece.first)} to {percent(ece.second)} "
+            f"({spread(ece)}); accuracy {percent(accuracy.first)} to {percent(accuracy.second)} "
+            f"({spread(accuracy)})"
         ),
         value=100 * ece.difference,
         interval=(100 * ece.low, 100 * ece.high),
