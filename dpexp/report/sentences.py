@@ -93,8 +93,8 @@ def _second(comparisons: Sequence[Comparison]) -> str:
     lower, higher, neither = (", ".join(words[sign]) or "none" for sign in (-1, 1, 0))
     return (
         f"By measure, over all {len(signs)} comparisons together where the large R keeps "
-        f"the accuracy (paired t at 5 %, Holm), the large R is lower in {lower}; higher in {higher}; "
-        f"undecided in {neither}."
+        f"the accuracy (paired t at 5 %, Holm), the large R is lower in {lower}; higher in "
+        f"{higher}; undecided in {neither}."
     )
 
 
