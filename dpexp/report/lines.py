@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dpexp.report.contents import Report
-from dpexp.report.readme import count
+from dpexp.report.words import count
 
 WIDTH = 100
 SHOWN = 10  # folders that were left out, by name; the rest are counted

@@ -13,6 +13,7 @@ from dpexp.report.tables import (
     settings_markdown,
     table,
 )
+from dpexp.report.words import count
 
 
 class Shown(Protocol):
@@ -69,11 +70,6 @@ def claims_summary(report: Report) -> list[str]:
 def is_grid(grid: Grid) -> bool:
     """Return whether a grid holds several R at one epsilon."""
     return grid.eps is not None and len(grid.norms) > 1
-
-
-def count(number: int, word: str) -> str:
-    """Return a number and its word, in the plural where it is one."""
-    return f"{number:,} {word}{'s' * (number != 1)}"
 
 
 def _grids(report: Report) -> list[str]:

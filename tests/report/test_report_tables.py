@@ -10,9 +10,10 @@ from dpexp.claims import CLAIMS
 from dpexp.report.collect import Found
 from dpexp.report.contents import LeftOut
 from dpexp.report.lines import closing, opening
-from dpexp.report.readme import as_readme, count
+from dpexp.report.readme import as_readme
 from dpexp.report.report import report_of
 from dpexp.report.tables import cell, claims_csv, claims_markdown, points_csv, table
+from dpexp.report.words import count
 
 CELLS = {
     norm: {"val_accuracy": 0.6, "test_accuracy": 0.6, "test_ece": ece, "test_mce": 0.3}

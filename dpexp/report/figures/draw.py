@@ -12,11 +12,12 @@ from dpexp.report.figures.picture import Picture
 from dpexp.report.figures.reliability_panels import reliability_pictures
 from dpexp.report.figures.tail import tail_pictures
 
+OVER_NORMS = "runs of flat clipping at two or more R at one finite epsilon with a guarantee"
 # What each kind of figure needs, in words for a page that goes without.
 KINDS: tuple[tuple[Callable[[Report], Iterator[Picture]], str], ...] = (
-    (frontier_pictures, "frontier of accuracy against ECE: runs at two or more R at one epsilon"),
-    (reliability_pictures, "reliability diagrams: runs at two or more R at one epsilon"),
-    (measures_pictures, "measures against R: runs at two or more R at one epsilon"),
+    (frontier_pictures, f"frontier of accuracy against ECE: {OVER_NORMS}"),
+    (reliability_pictures, f"reliability diagrams: {OVER_NORMS}"),
+    (measures_pictures, f"measures against R: {OVER_NORMS}"),
     (heat_map_pictures, "heat maps: runs at two or more R and learning rates at one epsilon"),
     (loss_curve_pictures, "loss curves: runs of one setting with two or more ways of clipping, "
                           "evaluated during training"),

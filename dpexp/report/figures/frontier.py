@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dpexp.report.claims.norms import SMALL_UP_TO
 from dpexp.report.contents import Report
+from dpexp.report.figures.labels import Place, label, make_room
 from dpexp.report.figures.look import (
     BLUE,
     FAINT,
     GREEN,
-    INK,
     LEGEND,
     ORANGE,
     PALE,
@@ -22,7 +23,14 @@ from dpexp.report.figures.look import (
     tidy,
 )
 from dpexp.report.figures.picture import Picture
-from dpexp.report.figures.select import drawn, grids_over_norms, is_at_chance, null_top, ordinary_of
+from dpexp.report.figures.select import (
+    drawn,
+    grids_over_norms,
+    has_validation,
+    is_at_chance,
+    null_top,
+    ordinary_of,
+)
 from dpexp.report.groups import Grid, Point
 
 if TYPE_CHECKING:
@@ -33,7 +41,6 @@ _SMALL: dict[str, Any] = {"color": BLUE, "marker": "o"}
 _LARGE: dict[str, Any] = {"color": ORANGE, "marker": "s"}
 _ORDINARY: dict[str, Any] = {"color": FAINT, "marker": "D"}
 _SCALED: dict[str, Any] = {"color": GREEN, "marker": "^"}
-UP_TO = 1.0  # what is called a small R, as in the answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +73,9 @@ def frontier_pictures(report: Report) -> Iterator[Picture]:
         name="frontier",
         title="Accuracy against ECE: what each clip norm reaches at the same epsilon",
         caption=(
-            f"Right and down is better. {words} Each mark is the learning rate chosen for this R "
-            f"on the validation part; bars are the standard deviation over seeds. In the grey band "
-            f"an ECE cannot be told from that of a calibrated model. Clip norms that learn no more "
-            f"than guessing are left out."
+            f"Right and down is better. {words} {_how_chosen(panels)}; bars are the "
+            f"standard deviation over seeds. In the grey band an ECE cannot be told from that of a "
+            f"calibrated model. Clip norms that learn no more than guessing are left out."
         ),
         alt=f"Test accuracy (x) against ECE (y), one mark for each clip norm. {words}",
         draw=partial(draw_frontiers, panels),
@@ -106,11 +112,11 @@ def draw_frontiers(panels: Sequence[Frontier], is_narrow: bool) -> "Figure":
 
 
 def _draw(axes: "Axes", panel: Frontier) -> None:
-    marks = [(point, f"R {plain(norm)}", _SMALL if norm <= UP_TO else _LARGE)
+    marks = [(point, f"R {plain(norm)}", _SMALL if norm <= SMALL_UP_TO else _LARGE)
              for norm, point in panel.points.items()]  # fmt: skip
     if panel.ordinary is not None:
         marks.append((panel.ordinary, "no privacy", _ORDINARY))
-    places = []
+    places: list[Place] = []
     for point, word, look in marks:
         x, dx = moments([100 * v for v in point.values("test/accuracy").values()])
         y, dy = moments([100 * v for v in point.values("test/ece").values()])
@@ -122,45 +128,13 @@ def _draw(axes: "Axes", panel: Frontier) -> None:
         x, _ = moments([100 * v for v in point.values("test/accuracy").values()])
         axes.plot(x, 100 * ece, ms=9, mec="white", mew=0.8, ls="none", zorder=5, **_SCALED)
         places.append((x, 100 * ece, f"R {plain(point.clip_norm)} scaled"))
-    _limits(axes, places)
-    _label(axes, places)
+    make_room(axes, places)
+    label(axes, places)
     if panel.null_top is not None:
         axes.axhspan(0, 100 * panel.null_top, color=PALE, lw=0, zorder=0)
     axes.set(xlabel="test accuracy (%)", ylabel="ECE (%)")
     heading(axes, panel.grid.data, panel.grid.label.partition(", ")[2])
     tidy(axes, grid="both")
-
-
-def _limits(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:
-    left, right = axes.get_xlim()
-    _, top = axes.get_ylim()
-    room = max(0.14 * (right - left), 0.5)
-    axes.set_xlim(left - room, min(100.0, right + room))
-    axes.set_ylim(0, 1.08 * max(top, *(1.1 * y for _, y, _ in places)))
-
-
-def _label(axes: "Axes", places: Sequence[tuple[float, float, str]]) -> None:
-    """Write what each mark is to its right; to its left, above or below if one is in the way."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    taken = [((x - left) / (right - left), (y - bottom) / (top - bottom)) for x, y, _ in places]
-    blocked = [(x - 0.025, y - 0.03, x + 0.025, y + 0.03) for x, y in taken]
-    for (x, y), (_, _, word) in zip(taken, places, strict=True):
-        wide = 0.021 * len(word)
-        spots = [(x + 0.025, y + 0.035), (x - 0.025 - wide, y + 0.035), (x + 0.025, y - 0.085),
-                 (x - 0.025 - wide, y - 0.085), (x - wide / 2, y + 0.1),
-                 (x - wide / 2, y - 0.16)]  # fmt: skip
-        boxes = [(u, v, u + wide, v + 0.055) for u, v in spots]
-        box = min(boxes, key=lambda b: (_overlaps(b, blocked), boxes.index(b)))
-        blocked.append(box)
-        axes.annotate(word, (x, y), (box[0], box[1]), xycoords="axes fraction", fontsize=9.5,
-                      textcoords="axes fraction", color=INK, zorder=6)  # fmt: skip
-
-
-def _overlaps(box: tuple[float, ...], others: Sequence[tuple[float, ...]]) -> int:
-    outside = box[0] < 0 or box[1] < 0 or box[2] > 1.02 or box[3] > 1
-    return 2 * outside + sum(
-        box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in others
-    )
 
 
 def _handles(panels: Sequence[Frontier]) -> list[Any]:
@@ -169,8 +143,8 @@ def _handles(panels: Sequence[Frontier]) -> list[Any]:
 
     norms = [norm for panel in panels for norm in panel.points]
     entries = [
-        (any(norm <= UP_TO for norm in norms), _SMALL, "R up to 1"),
-        (any(norm > UP_TO for norm in norms), _LARGE, "R above 1"),
+        (any(norm <= SMALL_UP_TO for norm in norms), _SMALL, "R up to 1"),
+        (any(norm > SMALL_UP_TO for norm in norms), _LARGE, "R above 1"),
         (any(panel.ordinary for panel in panels), _ORDINARY, "no privacy"),
         (any(panel.scaled for panel in panels), _SCALED, "temperature-scaled"),
     ]
@@ -182,6 +156,14 @@ def _handles(panels: Sequence[Frontier]) -> list[Any]:
     if any(panel.null_top is not None for panel in panels):
         handles.append(Patch(color=PALE, lw=0, label="as a calibrated model"))
     return handles
+
+
+def _how_chosen(panels: Sequence[Frontier]) -> str:
+    known = {has_validation(panel.grid) for panel in panels}
+    if True not in known:
+        return "Each mark is one learning rate for this R, with no validation part to choose it on"
+    where = ", where there is one" * (False in known)
+    return f"Each mark is the learning rate chosen for this R on the validation part{where}"
 
 
 def _seen(panel: Frontier) -> str:

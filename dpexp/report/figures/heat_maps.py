@@ -14,11 +14,11 @@ from dpexp.report.figures.look import (
     percent,
     plain,
     readable_on,
-    seeds,
 )
 from dpexp.report.figures.picture import Picture
 from dpexp.report.figures.select import is_at_chance, slug
-from dpexp.report.groups import Grid, Point, best_of
+from dpexp.report.groups import SELECTED_BY, Grid, Point, best_of
+from dpexp.report.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,8 +33,9 @@ class Cells:
 
     Attributes:
         points: (R, lr) -> point; of lr six digits.
-        chosen: R -> lr of the best accuracy, for each R with a point that learns.
-        part: val or test: what the values are of, and what lr is chosen on.
+        chosen: R -> lr of the best accuracy on validation, for each R with a point that learns;
+            {} without a validation part, for nothing is chosen on the test set.
+        part: val or test: what the values are of.
     """
 
     points: dict[tuple[float, float], Point]
@@ -69,20 +70,22 @@ def heat_map_pictures(report: Report) -> Iterator[Picture]:
     """Yield one pair for each private grid with several R and several learning rates."""
     for grid in report.grids:
         cells = cells_of(grid)
-        if grid.eps is None or len(cells.norms) < 2 or len({lr for _, lr in cells.points}) < 2:
+        classifies = any(point.values("test/accuracy") for point in cells.points.values())
+        lrs = {lr for _, lr in cells.points}
+        if grid.eps is None or len(cells.norms) < 2 or len(lrs) < 2 or not classifies:
             continue
         any_point = next(iter(cells.points.values()))
         words = _seen(cells)
-        what = "validation part" if cells.part == "val" else "test part"
+        what = "validation part" if cells.part == "val" else "test set"
+        framed = "Framed: the learning rate with the best accuracy at this R. " * bool(cells.chosen)
         yield Picture(
             name=f"heat_map_{slug(grid)}",
             title=f"Accuracy and ECE over clip norm R and learning rate, {grid.label}",
             caption=(
-                f"{words} Each cell is the mean over {seeds(len(any_point.runs))} of "
-                f"{any_point.steps:,} steps, measured on the {what}. Framed: the learning rate "
-                f"with the best accuracy at this R. Hatched: diverged, or within 2 points of "
-                f"guessing, where an ECE says nothing. Empty: not run. Where every sample is "
-                f"clipped only R times lr matters: cells of one "
+                f"{words} Each cell is the mean over {count(len(any_point.runs), 'seed')} of "
+                f"{any_point.steps:,} steps, measured on the {what}. {framed}Hatched: "
+                f"diverged, or within 2 points of guessing, where an ECE says nothing. Empty: not "
+                f"run. Where every sample is clipped only R times lr matters: cells of one "
                 f"{'row' if cells.by_product else 'diagonal'} then agree."
             ),
             alt=f"Two heat maps over R (columns) and learning rate (rows). {words}",
@@ -95,13 +98,13 @@ def cells_of(grid: Grid) -> Cells:
     source: Sequence[Point] = grid.search or grid.final
     steps = max(point.steps for point in source)
     points = {(p.clip_norm, _rounded(p.lr)): p for p in source if p.steps == steps}
-    part = "val" if all(p.mean("val/accuracy") is not None for p in points.values()) else "test"
+    part = "val" if all(p.mean(SELECTED_BY) is not None for p in points.values()) else "test"
     chosen = {}
-    for norm in sorted({norm for norm, _ in points}):
+    for norm in sorted({norm for norm, _ in points}) if part == "val" else ():
         learned = [p for p in points.values()
                    if p.clip_norm == norm and not is_at_chance(p, part)]  # fmt: skip
         if learned:
-            chosen[norm] = _rounded(best_of(learned, f"{part}/accuracy").lr)
+            chosen[norm] = _rounded(best_of(learned).lr)
     return Cells(points=points, chosen=chosen, part=part)
 
 
@@ -116,11 +119,12 @@ def draw_heat_maps(cells: Cells, is_narrow: bool) -> "Figure":
     _draw(right, cells, "ece", "Oranges")
     heading(left, "Accuracy (%)", "darker is better", size=12.5)
     heading(right, "ECE (%)", "lighter is better", size=12.5)
-    handles = [
-        Patch(facecolor="white", edgecolor=INK, lw=2.4, label="chosen for this R"),
-        Patch(facecolor=FAILED, hatch="////", edgecolor="white", lw=0,
-              label="guessing or diverged"),
-    ]  # fmt: skip
+    handles = [Patch(facecolor=FAILED, hatch="////", edgecolor="white", lw=0,
+                     label="guessing or diverged")]  # fmt: skip
+    if cells.chosen:
+        handles.insert(
+            0, Patch(facecolor="white", edgecolor=INK, lw=2.4, label="chosen for this R")
+        )
     figure.legend(handles=handles, loc="outside lower center", ncols=2, **LEGEND)
     return figure
 

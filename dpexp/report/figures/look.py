@@ -88,8 +88,8 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def spread(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
-    """Return "mean +- standard deviation" over seeds; the value alone where there is one."""
+def over_seeds(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
+    """Return "mean ± standard deviation" over seeds; the value alone where there is one."""
     mean, deviation = moments(values)
     text = f"{scale * mean:.{digits}f}"
     return f"{text} ± {scale * deviation:.{digits}f}" if len(values) > 1 else text
@@ -101,11 +101,6 @@ def moments(values: Sequence[float]) -> tuple[float, float]:
     if len(values) == 1:
         return mean, 0.0
     return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-
-
-def seeds(count: int) -> str:
-    """Return "1 seed" or "3 seeds"."""
-    return f"{count} seed{'s' * (count != 1)}"
 
 
 def readable_on(face: Sequence[float]) -> str:

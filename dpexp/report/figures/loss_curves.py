@@ -6,13 +6,15 @@ from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from dpexp.report.claims.tail import WATCHED_KEYS
 from dpexp.report.contents import Report
-from dpexp.report.figures.look import BLUE, LEGEND, ORANGE, heading, new_panels, plain, seeds, tidy
+from dpexp.report.figures.look import BLUE, LEGEND, ORANGE, heading, new_panels, plain, tidy
 from dpexp.report.figures.over_steps import band_of, draw_band, watched_part, watched_words
 from dpexp.report.figures.picture import Picture
 from dpexp.report.figures.select import name_of
 from dpexp.report.groups import Point, same_but_for
 from dpexp.report.runs import ROOTS
+from dpexp.report.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +34,7 @@ PANELS = (
     ("{part}/ece", "test_ece", "{Part} ECE (%)", 100.0),
 )
 # What may differ between curves of one figure: how is clipped, and what is no part of training.
-_FREE = ("seed", "clipping.function", "clipping.style", "clipping.split", "evaluate_every",
-         "evaluate_samples", "checkpoint_every", *ROOTS)  # fmt: skip
+_FREE = ("seed", "clipping.function", "clipping.style", "clipping.split", *WATCHED_KEYS, *ROOTS)
 # The setting that the paper's curves are of, as its caption gives it.
 _PAPER = {"data": "cifar10", "model": "cifar_cnn4", "sigma": 1.3, "lr": 0.05, "clip_norm": 1.5}
 
@@ -99,7 +100,9 @@ def _draw(
 def _picture(points: dict[Method, Point]) -> Picture:
     run = next(iter(points.values())).first
     counts = {len(point.runs) for point in points.values()}
-    over = seeds(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)} seeds"
+    over = (
+        count(counts.pop(), "seed") if len(counts) == 1 else f"{min(counts)} to {max(counts)} seeds"
+    )
     watched = watched_words(list(points.values()), watched_part(list(points.values())))
     papers = "Open marks: the paper's values at 60 epochs, digitised from its figure. "
     words = "; ".join(_end(method, point) for method, point in points.items())

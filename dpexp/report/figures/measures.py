@@ -24,6 +24,7 @@ from dpexp.report.figures.select import (
     accurate_norms,
     drawn,
     grids_over_norms,
+    has_validation,
     ordinary_of,
     slug,
 )
@@ -67,9 +68,8 @@ def measures_pictures(report: Report) -> Iterator[Picture]:
             name=f"measures_{slug(grid)}",
             title=f"Every measure against R, {grid.label}",
             caption=(
-                f"Dots are seeds, the line joins their means, at the learning rate chosen for each "
-                f"R. Shaded: R within 2 points of the best accuracy on the validation part, where "
-                f"there is one ({accurate}); outside of it a low error is that of a worse model. "
+                f"Dots are seeds, the line joins their means, at {_how_chosen(grid)} ({accurate}); "
+                f"outside of it a low error is that of a worse model. "
                 f"Lowest mean among these: {lowest}. "
                 f"{'Dashed: no privacy. ' if ordinary else ''}Lower is better but for accuracy."
             ),
@@ -134,6 +134,14 @@ def _shade(axes: "Axes", grid: Grid) -> None:
     for norm in accurate_norms(grid):
         i = norms.index(norm)
         axes.axvspan(bounds[i], bounds[i + 1], color=PALE, lw=0, zorder=0)
+
+
+def _how_chosen(grid: Grid) -> str:
+    if has_validation(grid):
+        lr, part = "the learning rate that validation chose for each R", "the validation part"
+    else:
+        lr, part = "one learning rate for each R", "the test set, without a validation part"
+    return f"{lr}. Shaded: R within 2 points of the best accuracy on {part}"
 
 
 def _lowest(grid: Grid, shown: Shown) -> str:

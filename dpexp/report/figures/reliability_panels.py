@@ -14,10 +14,9 @@ from dpexp.report.figures.look import (
     LEGEND,
     heading,
     new_panels,
+    over_seeds,
     percent,
     plain,
-    seeds,
-    spread,
     tidy,
 )
 from dpexp.report.figures.picture import Picture
@@ -31,6 +30,7 @@ from dpexp.report.figures.select import (
 )
 from dpexp.report.groups import Grid, Point
 from dpexp.report.runs import Run
+from dpexp.report.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,14 +90,14 @@ def _draw(axes: "Axes", panel: Panel) -> None:
         _number(point, "accuracy", "accuracy"),
         f"{_number(point, 'ece', 'ECE')}, {_number(point, 'mce', 'MCE', 0)}",
         f"n = {curve.num_samples:,}, {'middle of ' * (len(point.runs) > 1)}"
-        f"{seeds(len(point.runs))}",
+        f"{count(len(point.runs), 'seed')}",
     )
     heading(axes, title, "\n".join(lines), size=12.5)
 
 
 def _number(point: Point, key: str, word: str, digits: int = 1) -> str:
     values = list(point.values(f"test/{key}").values())
-    return f"{word} {spread(values, 100, digits)} %" if values else f"{word} not measured"
+    return f"{word} {over_seeds(values, 100, digits)} %" if values else f"{word} not measured"
 
 
 def _seen(panel: Panel) -> str:

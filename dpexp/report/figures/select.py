@@ -5,17 +5,20 @@ from collections.abc import Sequence
 
 from dpexp.data.public import KNOWN_SETS
 from dpexp.metrics.reliability import Reliability
+from dpexp.report.claims.norms import MATCHED, is_about_norms
 from dpexp.report.contents import Report
-from dpexp.report.groups import SELECTED_BY, Grid, Point, best_of
+from dpexp.report.groups import SELECTED_BY, Grid, Point, best_of, selected_by
 from dpexp.report.runs import Run
 
-ACCURATE = 0.02  # below the best accuracy, as a fraction: what counts as accurate
 CHANCE = 0.02  # above that of guessing, as a fraction: what still counts as guessing
 
 
 def grids_over_norms(report: Report) -> list[Grid]:
-    """Return the private grids with final runs at two or more R."""
-    return [grid for grid in report.grids if grid.eps is not None and len(drawn(grid)) >= 2]
+    """Return the grids that A10 and A11 are judged on, with runs to draw at two or more R.
+
+    Their figures are called "at the same epsilon": it bounds, and R of flat clipping alone varies.
+    """
+    return [grid for grid in report.grids if is_about_norms(grid) and len(drawn(grid)) >= 2]
 
 
 def drawn(grid: Grid) -> dict[float, Point]:
@@ -25,6 +28,12 @@ def drawn(grid: Grid) -> dict[float, Point]:
         for norm, point in grid.chosen.items()
         if point.mean("test/accuracy") is not None and point.mean("test/ece") is not None
     }
+
+
+def has_validation(grid: Grid) -> bool:
+    """Return whether the final runs hold a validation part, which lr is then chosen on."""
+    ended = (point for point in grid.final if not point.num_diverged)
+    return any(selected_by(point) is not None for point in ended)
 
 
 def accurate_norms(grid: Grid) -> list[float]:
@@ -37,7 +46,7 @@ def accurate_norms(grid: Grid) -> list[float]:
     key = SELECTED_BY if has_validation else "test/accuracy"
     means = {norm: point.mean(key) or 0.0 for norm, point in points.items()}
     best = max(means.values(), default=0.0)
-    return [norm for norm, mean in means.items() if mean >= best - ACCURATE]
+    return [norm for norm, mean in means.items() if mean >= best - MATCHED]
 
 
 def ends(report: Report, grid: Grid) -> tuple[Point, Point]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dpexp.report.claims.tail import twin_of
 from dpexp.report.contents import Report
 from dpexp.report.figures.look import (
     BLUE,
@@ -13,27 +14,30 @@ from dpexp.report.figures.look import (
     heading,
     new_panels,
     plain,
-    seeds,
     tidy,
 )
 from dpexp.report.figures.over_steps import band_of, draw_band, watched_part, watched_words
 from dpexp.report.figures.picture import Picture
 from dpexp.report.figures.select import name_of
-from dpexp.report.groups import Point, same_but_for
-from dpexp.report.runs import ROOTS, Run
+from dpexp.report.groups import Point
+from dpexp.report.runs import Run
+from dpexp.report.words import count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TAIL = ("clipping.tail_norm", "clipping.tail_steps", "clipping.tail_lr")
 _PANELS = (("accuracy", "Accuracy (%)"), ("ece", "ECE (%)"))
 
 
 def tail_pictures(report: Report) -> Iterator[Picture]:
-    """Yield one picture for each run with a tail that has its twin without one."""
-    for with_tail in report.points:
+    """Yield one picture for each run with a tail that has its twin without one.
+
+    The twin is the one that claim A14 is judged against, among the same points.
+    """
+    settings = [point for grid in report.grids for point in grid.final]
+    for with_tail in settings:
         norm, length = tail_of(with_tail.first)
-        without = twin_of(report, with_tail)
+        without = twin_of(with_tail, settings)
         if norm is None or without is None:
             continue
         part = watched_part([without, with_tail])
@@ -48,7 +52,7 @@ def tail_pictures(report: Report) -> Iterator[Picture]:
             f"{run.model}",
             caption=(
                 f"The dotted line is where R changes, {length:,} of {run.steps:,} steps before the "
-                f"end; mean and range over {seeds(len(with_tail.runs))}, measured on "
+                f"end; mean and range over {count(len(with_tail.runs), 'seed')}, measured on "
                 f"{watched} during training. {words} Noise grows with R; "
                 f"epsilon is that of the run without the tail."
             ),
@@ -61,17 +65,6 @@ def tail_of(run: Run) -> tuple[float | None, int]:
     """Return R of the tail and its steps; None and 0 for a run without one."""
     clipping = run.config["clipping"]
     return clipping.get("tail_norm"), int(clipping.get("tail_steps") or 0)
-
-
-def twin_of(report: Report, with_tail: Point) -> Point | None:
-    """Return the point that differs in nothing but the tail, or in evaluations if none does."""
-    for free in ((), ("evaluate_every", "evaluate_samples", "checkpoint_every")):
-        keys = ("seed", *_TAIL, *ROOTS, *free)
-        for point in report.points:
-            is_twin = same_but_for(point.first, keys) == same_but_for(with_tail.first, keys)
-            if is_twin and tail_of(point.first)[0] is None:
-                return point
-    return None
 
 
 def draw_tail(without: Point, with_tail: Point, part: str, is_narrow: bool) -> "Figure":
