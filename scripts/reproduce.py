@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from dpexp.report.report import Request, report_of
 from dpexp.report.report import run as write_report
 from dpexp.sweep.launchers import Settings
 from dpexp.theory import run as theory
-from dpexp.theory.request import TESTED
 from dpexp.theory.request import Request as TheoryRequest
 from dpexp.train.deal import make_deal
 
@@ -36,7 +36,7 @@ THEORY = "theory"  # the row that trains nothing
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of convergence.toml; its keys say what each field is."""
+    """One row of convergence.toml, whose head says what each key is."""
 
     name: str
     data: str
@@ -50,6 +50,7 @@ class Row:
     search_epochs: float = 0.0
     words: list[str] = field(default_factory=list)
     variants: list[list[str]] = field(default_factory=list)
+    expected: dict[str, str] = field(default_factory=dict)
 
     @property
     def common(self) -> list[str]:
@@ -138,26 +139,15 @@ def reproduce(row: Row, output: Path, settings: Settings) -> int:
     points = row.search()
     found = run_points(points, output=output / row.name / "search", settings=settings)
     chosen = choose(row, points, found)
-    for (eps, norm), lr in chosen.items():
-        print(f"chosen    {row.name}: epsilon {eps:g}, R {norm:g}: lr {lr}")
+    for eps, norm in product(row.eps, row.norms):
+        found_lr = chosen.get((eps, norm), "none, for every run of its search failed or diverged")
+        print(f"chosen    {row.name}: epsilon {eps:g}, R {norm:g}: lr {found_lr}")
     final = run_points(row.final(chosen), output=output / row.name / "final", settings=settings)
     return _num_failed([*found, *final])
 
 
 def _num_failed(rows: Sequence[Any]) -> int:
     return sum(row.state == "failed" for row in rows)
-
-
-def expected_of(document: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """Return the outcomes that these rows are held against: those of theory only where it runs.
-
-    Verdicts of theory that were kept earlier are in the report, but were not reproduced now.
-    """
-    return {
-        claim: outcome
-        for claim, outcome in document["expected"].items()
-        if claim not in TESTED or THEORY in names
-    }
 
 
 def smoke(output: Path) -> None:
@@ -180,18 +170,23 @@ def smoke(output: Path) -> None:
     print(f"PASS      {len(rows)} experiment files took two steps each")
 
 
-def judge(output: Path, expected: dict[str, str]) -> bool:
-    """Print each claim that has an expectation, and return whether all are met."""
-    outcomes = {
-        row.claim.name: row.verdict.outcome
-        for row in report_of(collect([output]), "make reproduce-convergence").rows
-    }
-    for name, outcome in expected.items():
-        found = outcomes.get(name, "not run")
-        print(f"{'PASS' if found == outcome else 'FAIL'}      {name}: {found}, expected {outcome}")
+def judge(name: str, output: Path, expected: dict[str, str]) -> bool:
+    """Print what a row's own runs say of each claim that it has an expectation of.
+
+    Returns:
+        Whether all are met. Runs and verdicts that were kept earlier do not count.
+    """
     if not expected:
-        print("done      no outcome is expected of these rows; the verdicts are in the report")
-    return all(outcomes.get(name) == outcome for name, outcome in expected.items())
+        print(f"done      {name}: no outcome is expected; the verdicts are in the report")
+        return True
+    outcomes = {
+        row.claim.name: row.verdict.outcome for row in report_of(collect([output]), name).rows
+    }
+    for claim, outcome in expected.items():
+        found = outcomes.get(claim, "not run")
+        word = "PASS" if found == outcome else "FAIL"
+        print(f"{word}      {name}, {claim}: {found}, expected {outcome}")
+    return all(outcomes.get(claim) == outcome for claim, outcome in expected.items())
 
 
 def main() -> None:
@@ -212,25 +207,35 @@ def main() -> None:
     names = arguments.row.split(",") if arguments.row else known
     if unknown := [name for name in names if name not in known]:
         sys.exit(f"ROW={unknown[0]}: no such row; there are {', '.join(known)}")
+    fits = [name for name in names if name == THEORY or arguments.scale in rows[name].scales]
+    for name in names:
+        if name not in fits:
+            scales = ", ".join(rows[name].scales)
+            print(f"left out  {name}: wants SCALE={scales}, and this is {arguments.scale}")
+    if not fits:
+        sys.exit("FAIL      nothing to run at this scale")
     settings = Settings("joblib" if arguments.jobs > 1 else "inprocess", arguments.jobs)
     num_failed = 0
-    for name in names:
-        if name in rows and arguments.scale in rows[name].scales:
+    for name in fits:
+        if name == THEORY:
+            theory.run(TheoryRequest(output=arguments.output / THEORY))
+        else:
             num_failed += reproduce(rows[name], arguments.output, settings)
-    if THEORY in names:
-        theory.run(TheoryRequest(output=arguments.output / THEORY))
+    row_word = f" ROW={arguments.row}" if arguments.row else ""
     write_report(
         Request(
             paths=[arguments.output, arguments.results],
             output=arguments.results,
             keeps_runs=True,
-            command="make reproduce-convergence",
+            command=f"make reproduce-convergence{row_word} SCALE={arguments.scale}",
         )
     )
-    is_met = judge(arguments.results, expected_of(document, names))
+    expected = {name: document["expected"] if name == THEORY else rows[name].expected
+                for name in fits}  # fmt: skip
+    met = [judge(name, arguments.output / name, expected[name]) for name in fits]
     if num_failed:
         print(f"FAIL      {num_failed} runs failed, and no verdict rests on them")
-    sys.exit(0 if is_met and not num_failed else 1)
+    sys.exit(0 if all(met) and not num_failed else 1)
 
 
 if __name__ == "__main__":

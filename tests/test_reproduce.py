@@ -8,6 +8,7 @@ from reference.scripts import load
 from dpexp.claims import CLAIM
 from dpexp.cli.compose import compose
 from dpexp.config import TrainConfig
+from dpexp.theory.request import TESTED
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +66,10 @@ def test_the_best_learning_rate_is_chosen_for_each_norm_and_epsilon(script, docu
     }  # fmt: skip
 
 
-def test_expectations_name_claims(document):
-    assert document["expected"].keys() <= CLAIM.keys()
-
-
-def test_what_theory_settles_is_expected_only_where_theory_runs(script, document):
-    assert script.expected_of(document, ["digits_grid", "theory"]) == document["expected"]
-    assert "A1" not in script.expected_of(document, ["digits_grid"])
-    other = {"expected": {"A1": "reproduced", "A10": "reproduced"}}
-    assert script.expected_of(other, ["digits_grid"]) == {"A10": "reproduced"}
+def test_expectations_name_claims(script, document):
+    assert document["expected"].keys() == set(TESTED)
+    for row in rows_of(script, document):
+        assert row.expected.keys() <= CLAIM.keys() - set(TESTED)
 
 
 @pytest.mark.parametrize(("state", "failed"), [("failed", 3), ("done", 0), ("diverged", 0)])
@@ -93,7 +89,16 @@ def test_an_expectation_that_is_not_met_fails(script, monkeypatch, capsys):
                             verdict=SimpleNamespace(outcome="reproduced"))]  # fmt: skip
     monkeypatch.setattr(script, "collect", lambda paths: None)
     monkeypatch.setattr(script, "report_of", lambda found, command: SimpleNamespace(rows=rows))
-    assert script.judge("x", {"A1": "reproduced"})
-    assert not script.judge("x", {"A1": "not reproduced"})
-    assert not script.judge("x", {"A1": "reproduced", "A2": "reproduced"})
-    assert "FAIL      A2: not run, expected reproduced" in capsys.readouterr().out
+    assert script.judge("theory", "x", {"A1": "reproduced"})
+    assert not script.judge("theory", "x", {"A1": "not reproduced"})
+    assert not script.judge("theory", "x", {"A1": "reproduced", "A2": "reproduced"})
+    assert "FAIL      theory, A2: not run, expected reproduced" in capsys.readouterr().out
+    assert script.judge("vit_grid", "x", {})
+    assert "done      vit_grid: no outcome is expected" in capsys.readouterr().out
+
+
+def test_a_row_that_wants_another_scale_is_said(script, monkeypatch, capsys):
+    monkeypatch.setattr(script.sys, "argv", ["reproduce.py", "--row", "vit_grid"])
+    with pytest.raises(SystemExit, match="FAIL      nothing to run at this scale"):
+        script.main()
+    assert "left out  vit_grid: wants SCALE=gpu, paper, and this is cpu" in capsys.readouterr().out
