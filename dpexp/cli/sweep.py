@@ -26,6 +26,7 @@ WORDS: dict[str, Any] = {
     "wandb_file": str | None,
 }
 _SUBMITIT = "submitit."
+UNFINISHED = ("failed", "interrupted")  # a point that another process has is not ours to judge
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Request:
 
 
 def run(words: Sequence[str], config_dir: Path | None = None) -> int:
-    """Run the grid that the words describe; return 1 if a point of it failed, else 0.
+    """Run the grid that the words describe; return 1 if a point of it failed or was stopped, else 0.
 
     Raises:
         ConfigError: If a word is wrong; one line a problem, all of them at once.
@@ -68,7 +69,7 @@ def run(words: Sequence[str], config_dir: Path | None = None) -> int:
     plan = _introduce(request)
     if request.dry_run:
         return 0
-    return 1 if any(row.state == "failed" for row in _carry_out(plan, request)) else 0
+    return 1 if any(row.state in UNFINISHED for row in _carry_out(plan, request)) else 0
 
 
 def run_points(
