@@ -10,6 +10,8 @@ from dpexp.report.groups import Grid, Point
 from dpexp.report.runs import Run
 from dpexp.report.statistics import Paired
 
+QUESTION = "Does a larger R calibrate better at the same epsilon?"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -141,3 +143,8 @@ class Report:
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     command: str
+
+    @property
+    def bears_on_question(self) -> bool:
+        """Whether question and answer belong on the page: runs of another subject have neither."""
+        return bool(self.answer.comparisons or self.rows)

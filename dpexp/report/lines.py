@@ -36,7 +36,7 @@ def closing(report: Report, written: Sequence[Path]) -> list[str]:
         said = "; ".join(word for word in (verdict.ours, verdict.reason) if word)
         lines += _block(f"{row.claim.name:<9} {verdict.outcome}", row.claim.title)
         lines += textwrap.wrap(said, WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10)
-    if report.rows:
+    if report.bears_on_question:
         for sentence in report.answer.sentences:
             lines += _block("answer   ", sentence)
     return lines + [f"written   {path}" for path in written]

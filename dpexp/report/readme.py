@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from dpexp.report.contents import Report
+from dpexp.accounting.stated import stated
+from dpexp.report.contents import QUESTION, Report
 from dpexp.report.groups import Grid, selected_by
 from dpexp.report.tables import (
     MEASURES,
+    averaged,
     by_epsilon_markdown,
     grid_markdown,
     main_measures,
@@ -46,8 +48,8 @@ def as_readme(report: Report, figures: Sequence[Shown], folder: str = "figures")
         f"same with every figure, `claims.csv` and `points.csv` the same as tables.",
         "",
     ]
-    if report.answer.comparisons or report.rows:
-        lines += ["## Does a larger R calibrate better at the same epsilon?", ""]
+    if report.bears_on_question:
+        lines += [f"## {QUESTION}", ""]
         lines += [line for sentence in report.answer.sentences for line in (sentence, "")]
     if report.rows:
         lines += ["## Claims", "", *claims_summary(report), ""]
@@ -80,17 +82,19 @@ def _grids(report: Report) -> list[str]:
     for (experiment, data, model), grids in families.items():
         ordered = sorted(grids, key=lambda grid: grid.eps or 0.0)
         lines += [f"## {data}, {model}" + f" ({experiment})" * bool(experiment), ""]
-        lines += [f"{_how_chosen(grids)}; mean +- s.d. over seeds, measured on the test set.", ""]
+        chosen = [point for grid in grids for point in grid.chosen.values()]
+        lines += [f"{_how_chosen(grids)}; {averaged(chosen)}, measured on the test set.", ""]
         if len(ordered) > 1:
             names = " / ".join(MEASURES[key][0] for key in main_measures(ordered))
             lines += [f"{names}, by R and epsilon:", "", *by_epsilon_markdown(ordered), ""]
         for grid in ordered:
-            lines += [f"Epsilon {grid.eps:.3g}, sigma {grid.sigma or 0:.4g}, "
+            lines += [f"Epsilon {stated(grid.eps or 0.0)}, sigma {grid.sigma or 0:.4g}, "
                       f"{grid.final[0].steps:,} steps:", "", *grid_markdown(grid), ""]  # fmt: skip
     rest = [point for grid in report.grids if not is_grid(grid) for point in grid.final]
     if rest:
         heading = "## Other settings" if lines else "## Settings"
-        lines += [heading, "", "Mean +- s.d. over seeds.", "", *settings_markdown(rest), ""]
+        words = averaged(rest).capitalize()
+        lines += [heading, "", f"{words}, on the test set.", "", *settings_markdown(rest), ""]
     return lines
 
 

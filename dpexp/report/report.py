@@ -71,14 +71,15 @@ def report_of(found: Found, command: str) -> Report:
     """Return all that follows from what was found."""
     points = points_of(found.runs)
     grids = grids_of(points)
-    bears = found.theory is not None or any(parts_of(grids).values())
+    parts = parts_of(grids)
+    bears = found.theory is not None or any(parts.values())
     notes = [*found.notes, *(f"{grid.label}: {note}" for grid in grids for note in grid.notes)]
     return Report(
         title="Clipping norm, convergence and calibration" if bears else "Runs",
         runs=found.runs,
         points=tuple(points),
         grids=tuple(grids),
-        rows=rows_of(grids, found.theory) if bears else (),
+        rows=rows_of(parts, found.theory) if bears else (),
         answer=answer(grids),
         theory=found.theory,
         theory_figures=found.theory_figures,
@@ -94,7 +95,7 @@ def write(report: Report, found: Found, request: Request) -> list[Path]:
     Raises:
         RunFolderError: If a file cannot be written.
     """
-    from dpexp.report.figures.draw import draw_all
+    from dpexp.report.figures.draw import pictures_of
     from dpexp.report.page.page import write_page
 
     output = request.output
@@ -105,11 +106,13 @@ def write(report: Report, found: Found, request: Request) -> list[Path]:
             keep(run, output / KEPT, found.kept_at(run, output))
         if found.theory is not None and not found.holds_theory(output):
             keep_theory(found.theory, found.theory_figures, output / THEORY)
-    pictures = draw_all(report, output / FIGURES)
+    pictures, missing = pictures_of(report)
+    for picture in pictures:
+        picture.save(output / FIGURES)
     texts = {"README.md": as_readme(report, pictures, FIGURES), "points.csv": points_csv(report)}
     if report.rows:
         texts |= {"claims.md": claims_markdown(report.rows), "claims.csv": claims_csv(report.rows)}
     for name, text in texts.items():
         write_text(output / name, text)
-    page = write_page(report, output)
+    page = write_page(report, pictures, missing, output)
     return [page, *(output / name for name in texts)]

@@ -3,8 +3,9 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from dpexp.accounting.stated import stated
 from dpexp.report.contents import Report, Row
 from dpexp.report.groups import Grid, Point
 
@@ -18,12 +19,26 @@ MEASURES = {
     "test/classwise_ece": ("class-wise ECE (%)", 100, 2),
     "test/ks_error": ("KS (%)", 100, 2),
     "test/overconfidence": ("over-confidence (%)", 100, 2),
+    "test/underconfidence": ("under-confidence (%)", 100, 2),
     "test/nll_nats": ("NLL (nats)", 1, 4),
     "test/brier": ("Brier", 1, 4),
     "test/mse": ("MSE", 1, 4),
     "test/r2": ("R2", 1, 3),
 }
-LEFT_TO_CSV = ("test/adaptive_ece", "test/classwise_ece", "test/overconfidence")
+LEFT_TO_CSV = (
+    "test/adaptive_ece",
+    "test/classwise_ece",
+    "test/overconfidence",
+    "test/underconfidence",
+)
+INTERVALS = (
+    "Intervals are 95 %, over seeds, each of one number: of A7 the least fall (times), of A8 a "
+    "difference of ECE (a fraction), of A10 and A11 the difference that decides (points); of A12 "
+    "that of the loss (nats) and of A14 that of ECE (points), one of several that decide; of A13 "
+    "the mean rise (nats), while the smallest decides. They do not account for what another test "
+    "set would have moved, nor for the choice of R and lr: the best of several on validation, from "
+    "the same trained networks."
+)
 
 
 def claim_cells(row: Row) -> tuple[str, ...]:
@@ -51,9 +66,7 @@ def claims_markdown(rows: Sequence[Row]) -> str:
         "",
         *table(CLAIM_COLUMNS, cells),
         "",
-        "An interval is of the number that decides, 95 %: points for accuracy and calibration "
-        "errors, nats for losses. Where runs decide it is over their seeds, on one test set: what "
-        "another test set would have moved is not in it.",
+        INTERVALS,
         "",
         "## What each had to meet",
         "",
@@ -83,7 +96,7 @@ def shown(points: Sequence[Point]) -> list[str]:
 
 
 def grid_markdown(grid: Grid) -> list[str]:
-    """Return a grid as a table: a row an R at its chosen lr, mean +- s.d. over seeds."""
+    """Return a grid as a table: a row an R at its chosen lr, with its measures."""
     points = list(grid.chosen.values())
     keys = shown(points)
     header = ["R", "lr", "seeds", *(MEASURES[key][0] for key in keys)]
@@ -97,7 +110,7 @@ def grid_markdown(grid: Grid) -> list[str]:
 def by_epsilon_markdown(grids: Sequence[Grid]) -> list[str]:
     """Return accuracy / ECE, or MSE, as a table of R by epsilon, for grids of one data set."""
     norms = sorted({norm for grid in grids for norm in grid.norms})
-    header = ["R", *(f"epsilon {grid.eps:.3g}" for grid in grids)]
+    header = ["R", *(f"epsilon {stated(grid.eps or 0.0)}" for grid in grids)]
     rows = []
     for norm in norms:
         chosen = [grid.chosen.get(norm) for grid in grids]
@@ -123,7 +136,7 @@ def settings_markdown(points: Sequence[Point]) -> list[str]:
     rows = []
     for point in points:
         run, clipping = point.first, point.first.config["clipping"]
-        eps = "none" if run.eps is None else f"{run.eps:.3g}"
+        eps = "none" if run.eps is None else stated(run.eps)
         if run.eps is not None and math.isfinite(run.eps) and not run.has_guarantee:
             eps += ", no guarantee"
         tail = clipping["tail_norm"]
@@ -136,7 +149,10 @@ def settings_markdown(points: Sequence[Point]) -> list[str]:
 
 
 def points_csv(report: Report) -> str:
-    """Return every setting, final or of a search, with mean and s.d. of every measure."""
+    """Return every setting, final or of a search, with mean and s.d. of every measure.
+
+    Over the seeds that did not diverge, as in the tables; `diverged` counts the others.
+    """
     header = ["experiment", "data", "model", "role", "function", "style", "clip_norm", "lr"]
     header += ["tail_norm", "epsilon", "noise_multiplier", "steps", "seeds", "diverged"]
     header += [f"{key} {word}" for key in ("val/accuracy", *MEASURES) for word in ("mean", "sd")]
@@ -147,22 +163,46 @@ def points_csv(report: Report) -> str:
                 run, clipping = point.first, point.first.config["clipping"]
                 values: list[object] = [run.experiment, run.data, run.model, role]
                 values += [clipping["function"], clipping["style"], point.clip_norm, point.lr]
-                values += [clipping["tail_norm"], run.eps, run.sigma, point.steps]
+                eps = None if run.eps is None else stated(run.eps)
+                values += [clipping["tail_norm"], eps, run.sigma, point.steps]
                 values += [" ".join(map(str, point.seeds)), point.num_diverged]
+                others = ended(point)
                 for key in ("val/accuracy", *MEASURES):
-                    values += [point.mean(key), point.sd(key)]
+                    values += [others and others.mean(key), others and others.sd(key)]
                 rows.append(["" if value is None else _plain(value) for value in values])
     return as_csv(header, rows)
 
 
 def cell(point: Point, key: str) -> str:
-    """Return mean +- s.d. over seeds of a measure, in the unit of its heading."""
+    """Return mean +- s.d. over seeds of a measure, in the unit of its heading.
+
+    Over the seeds that did not diverge, and how many did: "60.00 +- 0.20 (1 diverged)".
+    """
     _, factor, digits = MEASURES[key]
-    mean, sd = point.mean(key), point.sd(key)
+    others = ended(point)
+    if others is None:
+        return "diverged"
+    mean, sd = others.mean(key), others.sd(key)
     if mean is None:
-        return "diverged" if point.num_diverged else "-"
+        return "-"
     text = f"{factor * mean:.{digits}f}"
-    return text if sd is None else f"{text} +- {factor * sd:.{digits}f}"
+    text += "" if sd is None else f" +- {factor * sd:.{digits}f}"
+    return text + f" ({point.num_diverged} diverged)" * bool(point.num_diverged)
+
+
+def ended(point: Point) -> Point | None:
+    """Return the runs of a point that did not diverge; None if all did.
+
+    A claim counts a diverged run as guessing; a table of what was measured leaves it out.
+    """
+    runs = tuple(run for run in point.runs if not run.has_diverged)
+    return Point(runs=runs) if runs else None
+
+
+def averaged(points: Iterable[Point]) -> str:
+    """Return the words of a table's heading for what its numbers are over."""
+    leaves_out = any(point.num_diverged for point in points)
+    return "mean +- s.d. over seeds" + ", diverged ones left out and counted" * leaves_out
 
 
 def seeds_cell(point: Point) -> str:

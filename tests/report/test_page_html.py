@@ -1,10 +1,14 @@
 """The page: one well-formed file that asks nothing of a network and says what the data say."""
 
+import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from dpexp.claims import CLAIMS, Verdict
-from dpexp.report.contents import Answer, LeftOut, Report, Row
+from dpexp.metrics.png import new_figure
+from dpexp.report.contents import QUESTION, Answer, LeftOut, Report, Row
+from dpexp.report.figures.picture import Picture
 from dpexp.report.page.page import as_page, write_page
 
 VOID = {"meta", "img", "source", "br", "hr"}
@@ -88,6 +92,37 @@ def test_text_is_escaped_and_nothing_comes_from_outside():
 
 
 def test_it_is_written_with_its_figures(tmp_path):
-    path = write_page(report_with(), tmp_path)
+    report, drawn = report_with(), []
+    picture = picture_of(drawn)
+    picture.save(tmp_path / "figures")
+    path = write_page(report, [picture], ["tail: two runs"], tmp_path)
     assert path == tmp_path / "report.html"
-    assert "Figures without data" in path.read_text()
+    page = path.read_text()
+    assert "Figures without data" in page
+    wide, narrow = page.index('<img src="data:image/png'), page.index('srcset="data:image/png')
+    kept = base64.b64encode((tmp_path / "figures" / "line.png").read_bytes()).decode()
+    assert page[wide:].startswith(f'<img src="data:image/png;base64,{kept}"')
+    assert not page[narrow:].startswith(f'srcset="data:image/png;base64,{kept}"')
+    # Wide for the file and the page together, and narrow for the page.
+    assert sorted(drawn) == [False, True]
+
+
+def picture_of(drawn):
+    """Return a picture that notes each shape it is drawn in."""
+
+    def draw(is_narrow):
+        drawn.append(is_narrow)
+        figure = new_figure(3.0 if is_narrow else 6.0, 2.0)
+        figure.subplots().plot([0, 1], [0, 1])
+        return figure
+
+    return Picture(name="line", title="A line", caption="It rises.", alt="A line.", draw=draw)
+
+
+def test_the_answer_stands_below_its_question_or_not_at_all():
+    page = as_page(report_with(), [], [])
+    assert f'<h2>{QUESTION}</h2>\n<p class="answer">Fewer than' in page
+    other = as_page(replace(report_with(), rows=()), [], [])
+    assert QUESTION not in other
+    assert "Fewer than" not in other
+    assert 'class="answer"' not in other

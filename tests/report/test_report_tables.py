@@ -55,7 +55,7 @@ def test_every_claim_has_a_row_in_order(report):
     assert by_name["A11b"].verdict.outcome == "reproduced"
     assert len(by_name["A11b"].parts) == 2
     assert by_name["A2"].verdict.interval == (0.4, 0.6)
-    assert by_name["A2"].on == "small networks, exactly"
+    assert by_name["A2"].on == "small networks"
     assert by_name["A7"].verdict.outcome == "not reproduced"
     assert by_name["A1"].verdict.reason == "not among what was read; dpexp theory tests it"
     assert "cifar10_cnn_flat" in by_name["A12"].verdict.reason
@@ -81,6 +81,63 @@ def test_a_cell_is_mean_and_spread_in_its_unit(report):
     assert cell(point, "test/nll_nats") == "-"
     (alone,) = (p for p in report.points if p.first.experiment is None)
     assert cell(alone, "test/accuracy") == "70.00"
+
+
+def test_a_diverged_run_is_counted_and_its_guess_not_averaged(make_run):
+    runs = [
+        make_run(keys={"seed": seed}, test_accuracy=accuracy, val_accuracy=accuracy, test_ece=ece,
+                 state=state)
+        for seed, accuracy, ece, state in ((0, 0.6, 0.2, "done"), (1, 0.02, None, "diverged"),
+                                           (2, 0.7, 0.3, "done"))
+    ]  # fmt: skip
+    report = report_of(found_of(runs), "dpexp report")
+    (point,) = report.points
+    assert cell(point, "test/accuracy") == "65.00 +- 7.07 (1 diverged)"
+    assert cell(point, "test/ece") == "25.00 +- 7.07 (1 diverged)"
+    assert "over seeds, diverged ones left out and counted, on the test set." in as_readme(
+        report, []
+    )
+    (row,) = csv.DictReader(io.StringIO(points_csv(report)))
+    assert (row["seeds"], row["diverged"]) == ("0 1 2", "1")
+    assert (row["test/accuracy mean"], row["val/accuracy mean"]) == ("0.65", "0.65")
+
+
+def test_where_every_run_diverged_there_is_no_number(make_run):
+    runs = [make_run(keys={"seed": s}, test_accuracy=0.02, state="diverged") for s in (0, 1)]
+    report = report_of(found_of(runs), "dpexp report")
+    assert cell(report.points[0], "test/accuracy") == "diverged"
+    (row,) = csv.DictReader(io.StringIO(points_csv(report)))
+    assert (row["test/accuracy mean"], row["test/accuracy sd"], row["diverged"]) == ("", "", "2")
+    assert "10.00" not in as_readme(report, [])
+
+
+def test_the_word_diverged_stands_where_a_run_did(report):
+    assert "diverged" not in as_readme(report, [])
+
+
+def test_an_epsilon_that_was_spent_is_rounded_up(make_run, make_grid):
+    spent = {"keys": {"eps": None, "noise_multiplier": 1.0}, "privacy_epsilon": 4.2511}
+    lone = report_of(found_of([make_run(**spent, test_accuracy=0.6)]), "dpexp report")
+    assert "| 4.252 | 1 | 60.00 |" in as_readme(lone, [])
+    assert "4.252" in points_csv(lone).splitlines()[1].split(",")
+    cells = {norm: {"val_accuracy": 0.6, "test_accuracy": 0.6} for norm in (1.0, 10.0)}
+    runs = make_grid(cells, **spent) + make_grid(cells, sigma=0.5, keys={"eps": 8.0})
+    text = as_readme(report_of(found_of(runs), "dpexp report"), [])
+    assert "| R | epsilon 4.252 | epsilon 8 |" in text
+    assert "Epsilon 4.252, sigma 0.83" in text
+
+
+def test_the_csv_holds_both_parts_of_ece(make_run):
+    runs = [make_run(test_overconfidence=0.03, test_underconfidence=0.01)]
+    (row,) = csv.DictReader(io.StringIO(points_csv(report_of(found_of(runs), "dpexp report"))))
+    assert (row["test/overconfidence mean"], row["test/underconfidence mean"]) == ("0.03", "0.01")
+    assert "under-confidence" not in as_readme(report_of(found_of(runs), "dpexp report"), [])
+
+
+def test_what_intervals_leave_out_is_said(report):
+    text = claims_markdown(report.rows)
+    assert "of A13 the mean rise (nats), while the smallest decides" in text
+    assert "the best of several on validation, from the same trained networks." in text
 
 
 def test_the_readme_holds_answer_claims_grids_and_remarks(report):

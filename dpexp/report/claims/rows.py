@@ -35,10 +35,16 @@ THEORY_ON = {
 NOT_RUN = "not among what was read; dpexp theory tests it"
 
 
-def rows_of(grids: Sequence[Grid], theory: Mapping[str, Any] | None) -> tuple[Row, ...]:
-    """Return a row for each claim, in the order of `dpexp.claims.CLAIMS`."""
+def rows_of(
+    parts: Mapping[str, Sequence[Part]], theory: Mapping[str, Any] | None
+) -> tuple[Row, ...]:
+    """Return a row for each claim, in the order of `dpexp.claims.CLAIMS`.
+
+    Args:
+        parts: Of `parts_of`.
+        theory: What dpexp theory wrote; None without it.
+    """
     proven = {verdict.claim: verdict for verdict in theory_verdicts(theory)}
-    parts = parts_of(grids)
     rows = []
     for claim in CLAIMS:
         if claim.name in parts:

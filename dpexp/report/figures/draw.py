@@ -1,7 +1,6 @@
 """All figures that a report has data for, in the order of the page."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from dpexp.report.contents import Report
 from dpexp.report.figures.frontier import frontier_pictures
@@ -38,14 +37,6 @@ def pictures_of(report: Report) -> tuple[list[Picture], list[str]]:
         if not made:
             missing.append(needs)
     return _uniquely_named(pictures), missing
-
-
-def draw_all(report: Report, folder: Path) -> list[Picture]:
-    """Write every figure there is data for into `folder` as a PNG, and return them."""
-    pictures, _ = pictures_of(report)
-    for picture in pictures:
-        picture.save(folder)
-    return pictures
 
 
 def _uniquely_named(pictures: list[Picture]) -> list[Picture]:

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,13 +47,23 @@ class Picture:
         path = folder / self.file_name
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            unfinished.write_bytes(self.png(is_narrow=False))
+            unfinished.write_bytes(self.wide)
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
         return path
 
-    def png(self, *, is_narrow: bool) -> bytes:
+    @cached_property
+    def wide(self) -> bytes:
+        """PNG for a wide page, drawn once: it goes into a file and into the page."""
+        return self._png(is_narrow=False)
+
+    @property
+    def narrow(self) -> bytes:
+        """PNG for a phone."""
+        return self._png(is_narrow=True)
+
+    def _png(self, *, is_narrow: bool) -> bytes:
         """Return one shape as a PNG with a palette, of twice the resolution that it is shown at."""
         buffer = io.BytesIO()
         dpi = NARROW_DPI if is_narrow else WIDE_DPI

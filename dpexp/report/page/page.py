@@ -7,8 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dpexp.record.strict_json import write_text
-from dpexp.report.contents import Report, Row
-from dpexp.report.figures.draw import pictures_of
+from dpexp.report.contents import QUESTION, Report, Row
 from dpexp.report.figures.picture import Picture
 from dpexp.report.tables import claim_cells
 
@@ -16,13 +15,14 @@ NAME = "report.html"
 PHONE = "(max-width: 600px)"
 
 
-def write_page(report: Report, folder: Path) -> Path:
+def write_page(
+    report: Report, pictures: Sequence[Picture], missing: Sequence[str], folder: Path
+) -> Path:
     """Write report.html into `folder` and return its path.
 
     Raises:
         RunFolderError: If it cannot be written.
     """
-    pictures, missing = pictures_of(report)
     path = folder / NAME
     write_text(path, as_page(report, pictures, missing))
     return path
@@ -33,7 +33,7 @@ def as_page(report: Report, pictures: Sequence[Picture], missing: Sequence[str])
     style = files("dpexp.report.page").joinpath("page.css").read_text(encoding="utf-8")
     body = [
         f"<h1>{escape(report.title)}</h1>",
-        *(f'<p class="answer">{escape(sentence)}</p>' for sentence in report.answer.sentences),
+        *_answer(report),
         *_figures(pictures[:1]),
         *_claims(report.rows),
         *_figures(pictures[1:], "Figures"),
@@ -65,10 +65,17 @@ def as_page(report: Report, pictures: Sequence[Picture], missing: Sequence[str])
     )
 
 
+def _answer(report: Report) -> list[str]:
+    if not report.bears_on_question:
+        return []
+    sentences = (f'<p class="answer">{escape(text)}</p>' for text in report.answer.sentences)
+    return [f"<h2>{escape(QUESTION)}</h2>", *sentences]
+
+
 def _figures(pictures: Sequence[Picture], heading: str = "") -> list[str]:
     lines = [f"<h2>{heading}</h2>"] if heading and pictures else []
     for picture in pictures:
-        wide, narrow = (_data(picture.png(is_narrow=is_narrow)) for is_narrow in (False, True))
+        wide, narrow = _data(picture.wide), _data(picture.narrow)
         lines += [
             f'<figure id="{escape(picture.name)}">',
             f"<h3>{escape(picture.title)}</h3>",
