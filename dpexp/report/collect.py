@@ -1,7 +1,7 @@
 """Find runs in run folders, folders of them, kept files, and what dpexp theory left."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,17 @@ class Found:
         return self.theory_path is not None and folder in self.theory_path.parents
 
 
+@dataclass
+class _Read:
+    """What was read so far, before repeated runs are told apart."""
+
+    runs: list[Run] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+    recalibrations: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    theories: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
 def collect(paths: Sequence[Path]) -> Found:
     """Return what the folders and files hold.
 
@@ -60,52 +71,66 @@ def collect(paths: Sequence[Path]) -> Found:
                 if not path.exists()]  # fmt: skip
     if problems:
         raise ConfigError("\n".join(problems))
-    runs: list[Run] = []
-    left_out: list[LeftOut] = []
-    theories: list[Path] = []
-    files: dict[str, Path] = {}
-    recalibrations: dict[str, list[Mapping[str, Any]]] = {}
+    read = _Read()
+    for place, is_named in _each_once(paths):
+        try:
+            _add(place, read)
+        except DpexpError as error:
+            if is_named and place.is_file():
+                raise ConfigError(str(error)) from error
+            reason = str(error).splitlines()[0].replace(str(place), place.name)
+            read.left_out.append(LeftOut(name=place.name, reason=reason))
+    return _found(read)
+
+
+def _each_once(paths: Sequence[Path]) -> Iterator[tuple[Path, bool]]:
+    """Yield each place at or below the paths, and whether it is one of them itself."""
     seen: set[Path] = set()
     for path in paths:
         for place in _places(path):
-            if place.resolve() in seen:
-                continue
-            seen.add(place.resolve())
-            if place.name == THEORY:
-                theories.append(place)
-                continue
-            try:
-                if (place / RECALIBRATION).is_file():
-                    name, recalibration = recalibration_of(place)
-                    recalibrations.setdefault(name, []).append(recalibration)
-                    continue
-                run = run_of_folder(place) if place.is_dir() else run_of_file(place)
-                runs.append(run)
-                if place.is_file():
-                    files[run.name] = place
-            except DpexpError as error:
-                if place == path and place.is_file():
-                    raise ConfigError(str(error)) from error
-                reason = str(error).splitlines()[0].replace(str(place), place.name)
-                left_out.append(LeftOut(name=place.name, reason=reason))
+            if place.resolve() not in seen:
+                seen.add(place.resolve())
+                yield place, place == path
+
+
+def _add(place: Path, read: _Read) -> None:
+    """Add what lies at a place to what was read.
+
+    Raises:
+        DpexpError: If it cannot be used.
+    """
+    if place.name == THEORY:
+        read.theories[place] = read_json(place)
+    elif (place / RECALIBRATION).is_file():
+        name, recalibration = recalibration_of(place)
+        read.recalibrations.setdefault(name, []).append(recalibration)
+    else:
+        run = run_of_folder(place) if place.is_dir() else run_of_file(place)
+        read.runs.append(run)
+        if place.is_file():
+            read.files[run.name] = place
+
+
+def _found(read: _Read) -> Found:
+    """Return the newest of repeated runs with their recalibrations, and the newest theory."""
     used, notes = _newest(
-        [_with_recalibrations(run, recalibrations.get(run.name, ())) for run in runs]
+        [_with_recalibrations(run, read.recalibrations.get(run.name, ())) for run in read.runs]
     )
-    names = {run.name for run in runs}
-    left_out += [LeftOut(name=name, reason="recalibrated, but the run itself is not among these")
-                 for name in recalibrations if name not in names]  # fmt: skip
-    documents = {place: read_json(place) for place in theories}
-    theory = max(documents, key=lambda place: _started(documents[place]), default=None)
-    if len({_started(document) for document in documents.values()}) > 1:
-        notes.append(f"of {len(theories)} files {THEORY} the newest is used")
+    names = {run.name for run in read.runs}
+    strays = [LeftOut(name=name, reason="recalibrated, but the run itself is not among these")
+              for name in read.recalibrations if name not in names]  # fmt: skip
+    starts = {place: _started(document) for place, document in read.theories.items()}
+    theory = max(starts, key=lambda place: starts[place], default=None)
+    if len(set(starts.values())) > 1:
+        notes.append(f"of {len(starts)} files {THEORY} the newest is used")
     return Found(
         runs=tuple(sorted(used, key=_order)),
-        theory=documents[theory] if theory else None,
+        theory=read.theories[theory] if theory else None,
         theory_path=theory,
         theory_figures=tuple(sorted(theory.parent.glob("*.png"))) if theory else (),
-        left_out=tuple(left_out),
+        left_out=(*read.left_out, *strays),
         notes=tuple(notes),
-        files=files,
+        files=read.files,
     )
 
 

@@ -183,6 +183,23 @@ def test_of_two_theories_the_newest_is_used(tmp_path):
     assert collect([tmp_path]).notes == ()
 
 
+def test_a_damaged_theory_is_left_out_and_said(tmp_path):
+    write_theory(tmp_path / "a", "2026-01-02")
+    write_theory(tmp_path / "b", "2026-01-03")
+    (tmp_path / "b" / "theory.json").write_text("{")
+    found = collect([tmp_path])
+    assert found.theory_path.parent.name == "a"
+    (entry,) = found.left_out
+    assert entry.reason.startswith("theory.json cannot be read")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        collect([tmp_path / "b" / "theory.json"])
+
+
+def test_a_place_that_is_named_twice_is_read_once(tmp_path):
+    write_folder(tmp_path / "outputs", state="running")
+    assert len(collect([tmp_path, tmp_path / "outputs"]).left_out) == 1
+
+
 def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "notes.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds no run: config, summary and provenance belong"):
