@@ -197,7 +197,8 @@ def test_a_damaged_theory_is_left_out_and_said(tmp_path):
 
 def test_a_place_that_is_named_twice_is_read_once(tmp_path):
     write_folder(tmp_path / "outputs", state="running")
-    assert len(collect([tmp_path, tmp_path / "outputs"]).left_out) == 1
+    for again in (tmp_path / "outputs", tmp_path / "outputs" / ".."):
+        assert len(collect([tmp_path, again]).left_out) == 1
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

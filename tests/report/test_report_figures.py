@@ -61,6 +61,17 @@ def test_without_a_validation_part_nothing_is_framed(make_run):
     assert legend_of(draw_heat_maps(cells, False)) == ["guessing or diverged"]
 
 
+def test_a_cell_with_a_diverged_run_says_so_and_shows_no_guess(make_run):
+    runs = [make_run(keys={"seed": seed, "optimizer.lr": lr, "clipping.norm": norm},
+                     test_accuracy=0.6, test_ece=0.1,
+                     state="diverged" if (norm, lr, seed) == (10.0, 2.0, 1) else "done")
+            for norm in (0.1, 10.0) for lr in (1.0, 2.0) for seed in (0, 1)]  # fmt: skip
+    figure = draw_heat_maps(cells_of(report_on(runs).grids[0]), False)
+    for axes, number in zip(figure.axes, ("60.0", "10.0"), strict=True):
+        said = [text.get_text() for text in axes.texts]
+        assert (said.count(number), said.count("diverged")) == (3, 1)
+
+
 def test_a_heat_map_of_accuracy_is_of_classifiers(make_run):
     runs = [
         make_run(keys={"clipping.norm": norm, "optimizer.lr": lr}, test_mse=1.0, val_mse=1.0)

@@ -143,7 +143,8 @@ def _draw(axes: "Axes", cells: Cells, measure: str, colors: str) -> None:
         if value is None:
             _box(axes, x, y, facecolor=FAILED, hatch="////", edgecolor="white", lw=0)
             shown = point.mean(f"{cells.part}/{measure}")
-            text = "nan" if shown is None or point.num_diverged else f"{100 * shown:.1f}"
+            text = "-" if shown is None else f"{100 * shown:.1f}"
+            text = "diverged" if point.num_diverged else text
             _write(axes, x, y, text, named_lr, INK, FAILED)
             continue
         face = colormaps[colors](0.06 + 0.86 * (value - low) / ((high - low) or 1.0))
