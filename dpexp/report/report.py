@@ -7,6 +7,7 @@ from pathlib import Path
 from dpexp.errors import ConfigError
 from dpexp.record.strict_json import write_text, writing
 from dpexp.report.answer import answer
+from dpexp.report.claim_tables import claims_csv, claims_markdown
 from dpexp.report.claims.rows import parts_of, rows_of
 from dpexp.report.collect import Found, collect
 from dpexp.report.contents import Report
@@ -14,7 +15,7 @@ from dpexp.report.gather import grids_of, points_of
 from dpexp.report.kept import keep, keep_theory
 from dpexp.report.lines import SHOWN, closing, opening
 from dpexp.report.readme import as_readme
-from dpexp.report.tables import claims_csv, claims_markdown, points_csv
+from dpexp.report.tables import points_csv
 
 KEPT = "runs"  # below the output: one JSON a run
 THEORY = "theory"

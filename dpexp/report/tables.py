@@ -1,4 +1,4 @@
-"""Tables of a report: claims and settings, as Markdown and as CSV."""
+"""Tables of settings and what was measured there, as Markdown and as CSV."""
 
 import csv
 import io
@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 from dpexp.accounting.stated import stated
-from dpexp.report.contents import Report, Row
+from dpexp.report.contents import Report
 from dpexp.report.groups import Grid, Point
 
-CLAIM_COLUMNS = ("claim", "what", "paper", "ours", "interval", "verdict", "on", "command")
 # Key of a summary: heading, factor, digits.
 MEASURES = {
     "test/accuracy": ("accuracy (%)", 100, 2),
@@ -31,59 +30,6 @@ LEFT_TO_CSV = (
     "test/overconfidence",
     "test/underconfidence",
 )
-INTERVALS = (
-    "Intervals are 95 %, over seeds, each of one number: of A7 the least fall (times), of A8 a "
-    "difference of ECE (a fraction), of A10 and A11 the difference that decides (points); of A12 "
-    "that of the loss (nats) and of A14 that of ECE (points), one of several that decide; of A13 "
-    "the mean rise (nats), while the smallest decides. They do not account for what another test "
-    "set would have moved, nor for the choice of R and lr: the best of several on validation, from "
-    "the same trained networks."
-)
-
-
-def claim_cells(row: Row) -> tuple[str, ...]:
-    """Return one claim as text, a cell for each of `CLAIM_COLUMNS`."""
-    verdict = row.verdict
-    interval = "" if verdict.interval is None else "[{:.4g}, {:.4g}]".format(*verdict.interval)
-    outcome = f"{verdict.outcome}: {verdict.reason}" if verdict.reason else verdict.outcome
-    return (
-        row.claim.name,
-        row.claim.title,
-        row.claim.paper,
-        verdict.ours,
-        interval,
-        outcome,
-        row.on,
-        verdict.command,
-    )
-
-
-def claims_markdown(rows: Sequence[Row]) -> str:
-    """Return claims.md: a row a claim, then what each needs to count as reproduced."""
-    cells = [(*claim_cells(row)[:-1], code(row.verdict.command)) for row in rows]
-    lines = [
-        "# Claims of Bu et al. 2023, arXiv:2106.07830, and what was found",
-        "",
-        *table(CLAIM_COLUMNS, cells),
-        "",
-        INTERVALS,
-        "",
-        "## What each had to meet",
-        "",
-        *(f"* **{row.claim.name}**: {row.claim.criterion}." for row in rows),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def claims_csv(rows: Sequence[Row]) -> str:
-    """Return claims.csv: a line a claim, and one more for each part of it."""
-    lines = []
-    for row in rows:
-        lines.append(claim_cells(row))
-        for on, verdict in row.parts:
-            lines.append(claim_cells(Row(claim=row.claim, verdict=verdict, on=on)))
-    return as_csv(CLAIM_COLUMNS, lines)
 
 
 def shown(points: Sequence[Point]) -> list[str]:
@@ -215,11 +161,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
     lines = ["| " + " | ".join(map(_escaped, header)) + " |", "|---" * len(header) + "|"]
     return lines + ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
-
-
-def code(command: str) -> str:
-    """Return commands, parted by semicolons, each as code."""
-    return "; ".join(f"`{part}`" for part in command.split("; ") if part)
 
 
 def as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

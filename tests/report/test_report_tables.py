@@ -7,12 +7,13 @@ import re
 import pytest
 
 from dpexp.claims import CLAIMS
+from dpexp.report.claim_tables import claims_csv, claims_markdown
 from dpexp.report.collect import Found
 from dpexp.report.contents import LeftOut
 from dpexp.report.lines import closing, opening
 from dpexp.report.readme import as_readme
 from dpexp.report.report import report_of
-from dpexp.report.tables import cell, claims_csv, claims_markdown, points_csv, table
+from dpexp.report.tables import cell, points_csv, table
 from dpexp.report.words import count
 
 CELLS = {

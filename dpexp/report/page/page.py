@@ -7,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from dpexp.record.strict_json import write_text
+from dpexp.report.claim_tables import claim_cells
 from dpexp.report.contents import QUESTION, Report, Row
 from dpexp.report.figures.picture import Picture
-from dpexp.report.tables import claim_cells
 
 NAME = "report.html"
 PHONE = "(max-width: 600px)"
