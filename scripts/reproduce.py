@@ -224,7 +224,7 @@ def main() -> None:
     row_word = f" ROW={arguments.row}" if arguments.row else ""
     write_report(
         Request(
-            paths=[arguments.output, arguments.results],
+            paths=[p for p in (arguments.output, arguments.results) if p.exists()],
             output=arguments.results,
             keeps_runs=True,
             command=f"make reproduce-convergence{row_word} SCALE={arguments.scale}",
