@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dpexp.accounting.stated import stated
+from dpexp.report.answer_table import COLUMNS, NOTE, answer_rows
 from dpexp.report.contents import QUESTION, Report
 from dpexp.report.groups import Grid, selected_by
 from dpexp.report.tables import (
@@ -51,6 +52,8 @@ def as_readme(report: Report, figures: Sequence[Shown], folder: str = "figures")
     if report.bears_on_question:
         lines += [f"## {QUESTION}", ""]
         lines += [line for sentence in report.answer.sentences for line in (sentence, "")]
+    if report.answer.comparisons:
+        lines += [*table(COLUMNS, answer_rows(report.answer)), "", NOTE, ""]
     if report.rows:
         lines += ["## Claims", "", *claims_summary(report), ""]
         lines += ["Values, intervals, criteria and commands: [claims.md](claims.md).", ""]

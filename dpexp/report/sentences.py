@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 
 from dpexp.accounting.stated import stated
-from dpexp.report.claims.judging import percent
 from dpexp.report.contents import Comparison, Slowed
 from dpexp.report.groups import Point
 from dpexp.report.statistics import holm
+from dpexp.report.words import count
 
 # By the names of dpexp.metrics.measures; what a reader calls them.
 MEASURES = {
@@ -45,35 +45,32 @@ def clear(comparisons: Sequence[Comparison]) -> dict[int, int]:
 
 
 def _first(comparisons: Sequence[Comparison]) -> str:
-    """Say whether, by ECE, setting by setting."""
+    """Say whether, by ECE, and where."""
     every = [c for c in comparisons if c.measure == "ece"]
-    matched = [(c, c.paired) for c in every if c.keeps_accuracy and c.paired]
-    lower = sum(pair.is_lower for _, pair in matched)
-    higher = sum(pair.is_higher for _, pair in matched)
-    apart = [c for c in every if not c.keeps_accuracy]
-    if not matched:
+    kept = [(c, c.paired) for c in every if c.keeps_accuracy and c.paired]
+    lower = [c for c, pair in kept if pair.is_lower]
+    higher = [c for c, pair in kept if pair.is_higher]
+    loses = [c for c in every if not c.keeps_accuracy]
+    if not kept:
         text = (
             "The question stays open here: in no setting does a large R of two seeds or more come "
             "within 2 points of the best validation accuracy"
         )
     else:
         verdict = (
-            "Yes, by ECE" if lower == len(matched)
+            "Yes, by ECE" if len(lower) == len(kept)
             else "Not in general, by ECE" if lower and higher
             else "In some settings, by ECE" if lower
             else "No, by ECE" if higher
             else "Not shown, by ECE"
         )  # fmt: skip
-        each = "; ".join(_ece_words(c) for c, _ in matched)
         text = (
-            f"{verdict}: where the best R above 1 loses at most 2 points of validation accuracy, "
-            f"its ECE is lower than that of the best R of at most 1 in {lower} of {len(matched)} "
-            f"settings, higher in {higher}, undecided in {len(matched) - lower - higher} ({each})"
+            f"{verdict}: of {count(len(kept), 'setting')} where the best R above 1 loses at most 2 "
+            f"points of validation accuracy, its ECE is lower than that of the best R of at most 1 "
+            f"in {_named(lower)}, higher in {_named(higher)}, and undecided in "
+            f"{len(kept) - len(lower) - len(higher)}"
         )
-    if apart:
-        each = "; ".join(_ece_words(c) for c in apart)
-        text += f"; where it loses more: {each}"
-    return f"{text}."
+    return f"{text}{f'; it loses more in {_named(loses)}' * bool(loses)}."
 
 
 def _second(comparisons: Sequence[Comparison]) -> str:
@@ -111,23 +108,17 @@ def _third(comparisons: Sequence[Comparison], slowed: Sequence[Slowed]) -> str:
     else:
         parts.append("what MCE a perfectly calibrated model would show was not measured")
     if slowed:
-        each = "; ".join(_slowed_words(found) for found in slowed)
-        lower = sum(_ece(found.large) < _ece(found.small) for found in slowed)
+        lower = sum(ece_of(found.large) < ece_of(found.small) for found in slowed)
         parts.append(
-            f"a large R has a lower ECE than a small R whose lr makes it no more accurate on "
-            f"validation in {lower} of {len(slowed)} ({each})"
+            f"beside a small R whose lr makes it no more accurate, the large R has the lower ECE "
+            f"in {lower} of {len(slowed)}"
         )
     scaled = [c for c in comparisons if c.measure == "ece" and c.recalibrated is not None]
     if scaled:
-        each = "; ".join(
-            f"{_where(c)}: {percent(c.recalibrated, 1)} ({_cost(c)}) against "
-            f"{percent(_ece(c.large), 1)} at R {c.large.clip_norm:g}"
-            for c in scaled
-        )
-        beaten = sum(_ece(c.large) < (c.recalibrated or 0.0) for c in scaled)
+        beaten = sum((c.recalibrated or 0.0) < ece_of(c.large) for c in scaled)
         parts.append(
-            f"the large R has a lower ECE than the small one after temperature scaling in {beaten} "
-            f"of {len(scaled)} ({each})"
+            f"after temperature scaling the small R has a lower ECE than the large one in {beaten} "
+            f"of {len(scaled)}{_cost(scaled)}"
         )
     else:
         parts.append("temperature scaling, which a large R must beat, was not among the runs")
@@ -135,45 +126,28 @@ def _third(comparisons: Sequence[Comparison], slowed: Sequence[Slowed]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _ece(point: Point) -> float:
+def ece_of(point: Point) -> float:
+    """Return the mean test ECE, a fraction."""
     return point.mean("test/ece") or 0.0
 
 
-def _ece_words(found: Comparison) -> str:
-    """Return ECE at both R, with the accuracies where they differ, and the interval."""
-    sides = []
-    for point in (found.large, found.small):
-        accuracy = percent(point.mean("test/accuracy"), 1)
-        sides.append(f"{percent(_ece(point), 1)} at R {point.clip_norm:g} (accuracy {accuracy})")
-    interval = f", {_interval(found)}" if found.paired else ", one seed"
-    return f"{_where(found)}: {sides[0]} against {sides[1]}{interval}"
-
-
-def _slowed_words(found: Slowed) -> str:
-    small, large = found.small, found.large
-    seeds = len(small.runs)
-    return (
-        f"{small.first.data} at epsilon {stated(found.eps or 0.0)}, {small.steps:,} steps: "
-        f"{percent(_ece(large), 1)} at R {large.clip_norm:g}, lr {large.lr:g}, accuracy "
-        f"{percent(large.mean('test/accuracy'), 1)}, against {percent(_ece(small), 1)} at R "
-        f"{small.clip_norm:g}, lr {small.lr:g}, accuracy "
-        f"{percent(small.mean('test/accuracy'), 1)}, {seeds} seed{'s' * (seeds != 1)}"
-    )
-
-
-def _where(found: Comparison) -> str:
+def setting_of(found: Comparison) -> str:
+    """Return data set and epsilon."""
     return f"{found.data} at epsilon {stated(found.eps or 0.0)}"
 
 
-def _cost(found: Comparison) -> str:
-    epsilon = found.recalibrated_epsilon
-    if epsilon is None or math.isinf(epsilon):
-        return "fitted without noise, no guarantee"
-    return f"epsilon {stated(epsilon)} with the scaling"
+def _named(found: Sequence[Comparison]) -> str:
+    return f"{len(found)}{f' ({_list(found)})' * bool(found)}"
 
 
-def _interval(found: Comparison) -> str:
-    assert found.paired is not None
-    low, middle, high = (100 * x for x in (found.paired.low, found.paired.difference,
-                                           found.paired.high))  # fmt: skip
-    return f"{middle:+.1f} points [{low:+.1f}, {high:+.1f}] over {found.paired.num_seeds} seeds"
+def _list(found: Sequence[Comparison]) -> str:
+    return ", ".join(setting_of(c) for c in found)
+
+
+def _cost(scaled: Sequence[Comparison]) -> str:
+    """Return what the scalings added to epsilon at most."""
+    totals = [(c.recalibrated_epsilon or math.inf, c.eps or 0.0) for c in scaled]
+    if any(math.isinf(total) for total, _ in totals):
+        return ", some fitted without noise"
+    more = max(total - eps for total, eps in totals)
+    return f", for at most {stated(more)} more of epsilon"

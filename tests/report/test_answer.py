@@ -5,6 +5,7 @@ import math
 import pytest
 
 from dpexp.report.answer import answer, slow_down
+from dpexp.report.answer_table import COLUMNS, answer_rows
 from dpexp.report.gather import grids_of, points_of
 from dpexp.report.sentences import MEASURES, clear
 
@@ -29,8 +30,14 @@ def test_every_measure_of_both_is_compared(make_grid):
     assert ece.paired.difference == pytest.approx(-0.15, abs=1e-9)
     first, second, _ = found.sentences
     assert first.startswith("Yes, by ECE: ")
-    assert "in 1 of 1 settings, higher in 0, undecided in 0" in first
-    assert "5.0 % at R 10 (accuracy 60.0 %) against 20.0 % at R 1 (accuracy 60.0 %), -15.0" in first
+    assert "of 1 setting where the best R above 1 loses at most 2 points" in first
+    assert "in 1 (cifar10 at epsilon 2), higher in 0, and undecided in 0" in first
+    (row,) = answer_rows(found)
+    assert len(row) == len(COLUMNS)
+    assert row[1:3] == ("R 1: 60.0 %, ECE 20.0 %", "R 10: 60.0 %, ECE 5.0 %")
+    assert row[3].startswith("-15.0 [")
+    assert row[3].endswith("], 3 seeds")
+    assert row[4:] == ("-", "-")
     assert "over all 3 comparisons" in second
     assert second.endswith(
         "the large R is lower in ECE (1 of 1), MCE (1 of 1); higher in none; undecided in NLL."
@@ -56,7 +63,10 @@ def test_settings_that_disagree_are_not_a_yes(make_grid):
     runs += make_grid(worse, keys={"eps": 8.0}, sigma=0.5)
     found = answer(grids(runs))
     assert found.sentences[0].startswith("Not in general, by ECE: ")
-    assert "in 1 of 2 settings, higher in 1, undecided in 0" in found.sentences[0]
+    assert (
+        "in 1 (cifar10 at epsilon 2), higher in 1 (cifar10 at epsilon 8), and undecided in 0"
+        in found.sentences[0]
+    )
     assert len(of_ece(found)) == 2
 
 
@@ -66,7 +76,7 @@ def test_a_large_norm_that_learns_less_is_told_apart(make_grid):
     assert [c.keeps_accuracy for c in of_ece(found)] == [False]
     first, second, _ = found.sentences
     assert first.startswith("The question stays open here")
-    assert "where it loses more: cifar10 at epsilon 2: 5.0 % at R 10 (accuracy 50.0 %)" in first
+    assert first.endswith("; it loses more in 1 (cifar10 at epsilon 2).")
     assert second.startswith("By no measure can R be compared where the large one")
 
 
@@ -142,9 +152,10 @@ def test_temperature_scaling_is_what_a_large_norm_must_beat(make_grid):
     (ece,) = of_ece(found)
     assert (ece.recalibrated, ece.recalibrated_epsilon) == (pytest.approx(0.03), 2.3)
     assert (
-        "in 0 of 1 (cifar10 at epsilon 2: 3.0 % (epsilon 2.3 with the scaling) against 5.0 % at "
-        "R 10)" in found.sentences[2]
+        "after temperature scaling the small R has a lower ECE than the large one in 1 of 1, for "
+        "at most 0.3 more of epsilon." in found.sentences[2]
     )
+    assert answer_rows(found)[0][5] == "3.0 % (epsilon 2.3)"
 
 
 def test_a_scaling_without_noise_is_marked(make_grid):
@@ -152,10 +163,8 @@ def test_a_scaling_without_noise_is_marked(make_grid):
     found = answer(grids(runs + make_grid({10.0: LARGE})))
     (ece,) = of_ece(found)
     assert ece.recalibrated_epsilon == math.inf
-    assert (
-        "in 1 of 1 (cifar10 at epsilon 2: 6.0 % (fitted without noise, no guarantee)"
-        in (found.sentences[2])
-    )
+    assert found.sentences[2].endswith("in 0 of 1, some fitted without noise.")
+    assert answer_rows(found)[0][5] == "6.0 % (no guarantee)"
 
 
 def test_a_scaling_of_some_seeds_is_none(make_grid):
@@ -183,10 +192,13 @@ def test_a_small_norm_is_slowed_down_to_the_accuracy_of_the_large(make_grid, mak
     (grid,) = grids(runs)
     found = slow_down(grid)
     assert (found.large.lr, found.small.lr) == (0.1, 2.0)
+    whole = answer([grid])
     assert (
-        "lower ECE than a small R whose lr makes it no more accurate on validation in 1 of 1 "
-        "(cifar10 at epsilon 2, 450 steps: 2.0 % at R 10, lr 0.1, accuracy 40.0 %, against 7.0 % "
-        "at R 1, lr 2, accuracy 39.0 %, 1 seed)" in answer([grid]).sentences[2]
+        "beside a small R whose lr makes it no more accurate, the large R has the lower ECE in 1 "
+        "of 1;" in whole.sentences[2]
+    )
+    assert answer_rows(whole)[0][4] == (
+        "R 10, lr 0.1: 40.0 %, ECE 2.0 %; R 1, lr 2: 39.0 %, ECE 7.0 % (450 steps, 1 seed)"
     )
 
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dpexp.record.strict_json import write_text
+from dpexp.report.answer_table import COLUMNS, NOTE, answer_rows
 from dpexp.report.claim_tables import claim_cells
 from dpexp.report.contents import QUESTION, Report, Row
 from dpexp.report.figures.picture import Picture
@@ -35,6 +36,7 @@ def as_page(report: Report, pictures: Sequence[Picture], missing: Sequence[str])
         f"<h1>{escape(report.title)}</h1>",
         *_answer(report),
         *_figures(pictures[:1]),
+        *_comparisons(report),
         *_claims(report.rows),
         *_figures(pictures[1:], "Figures"),
         *_theory(report),
@@ -72,6 +74,24 @@ def _answer(report: Report) -> list[str]:
     return [f"<h2>{escape(QUESTION)}</h2>", *sentences]
 
 
+def _comparisons(report: Report) -> list[str]:
+    if not report.answer.comparisons:
+        return []
+    rows = [[escape(cell) for cell in row] for row in answer_rows(report.answer)]
+    return [*_table("comparisons", COLUMNS, rows), f"<p><small>{escape(NOTE)}</small></p>"]
+
+
+def _table(name: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a table of cells that are HTML already; a phone shows each under its heading."""
+    heads = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    lines = [f'<table class="{name}">', f"<thead><tr>{heads}</tr></thead>", "<tbody>"]
+    for row in rows:
+        pairs = zip(headings, row, strict=True)
+        tds = "".join(f'<td data-label="{escape(head)}">{cell}</td>' for head, cell in pairs)
+        lines.append(f"<tr>{tds}</tr>")
+    return [*lines, "</tbody>", "</table>"]
+
+
 def _figures(pictures: Sequence[Picture], heading: str = "") -> list[str]:
     lines = [f"<h2>{heading}</h2>"] if heading and pictures else []
     for picture in pictures:
@@ -104,25 +124,25 @@ def _theory(report: Report) -> list[str]:
 def _claims(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
-    lines = ["<h2>Claims of Bu et al. 2023, arXiv:2106.07830</h2>", "<table>"]
-    headings = ("claim", "the paper", "here", "verdict", "command")
-    lines.append("<thead><tr>" + "".join(f"<th>{h}</th>" for h in headings) + "</tr></thead>")
-    lines.append("<tbody>")
+    cells = []
     for row in rows:
         name, what, paper, ours, interval, verdict, on, command = claim_cells(row)
-        cells = (
-            f"<strong>{escape(name)}</strong> {escape(what)}",
-            escape(paper),
-            escape(ours)
-            + f" <small>95 % {escape(interval)}</small>" * bool(interval)
-            + f" <small>({escape(on)})</small>" * bool(on),
-            _outcome(row.verdict.outcome, verdict),
-            _commands(command),
+        cells.append(
+            (
+                f'<strong id="{escape(name)}">{escape(name)}</strong> {escape(what)}',
+                escape(paper),
+                escape(ours)
+                + f" <small>95 % {escape(interval)}</small>" * bool(interval)
+                + f" <small>({escape(on)})</small>" * bool(on),
+                _outcome(row.verdict.outcome, verdict),
+                _commands(command),
+            )
         )
-        pairs = zip(headings, cells, strict=True)
-        tds = "".join(f'<td data-label="{h}">{cell}</td>' for h, cell in pairs)
-        lines.append(f'<tr id="{escape(name)}">{tds}</tr>')
-    return [*lines, "</tbody>", "</table>"]
+    headings = ("claim", "the paper", "here", "verdict", "command")
+    return [
+        "<h2>Claims of Bu et al. 2023, arXiv:2106.07830</h2>",
+        *_table("claims", headings, cells),
+    ]
 
 
 def _outcome(outcome: str, verdict: str) -> str:
