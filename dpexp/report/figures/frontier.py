@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SHOWN_WITHIN = 0.1  # of the best accuracy; a mark far off would press the others together
+
 _SMALL: dict[str, Any] = {"color": BLUE, "marker": "o"}
 _LARGE: dict[str, Any] = {"color": ORANGE, "marker": "s"}
 _ORDINARY: dict[str, Any] = {"color": FAINT, "marker": "D"}
@@ -50,6 +52,7 @@ class Frontier:
     Attributes:
         grid: Whose points it shows.
         points: R -> its chosen point, that of guessing models left out.
+        beyond: Those of them that are too far below the best accuracy to be drawn.
         ordinary: Training without privacy; None if there is none.
         scaled: ECE of the compared small R after temperature scaling, and its point.
         null_top: Below this ECE a model cannot be told from a calibrated one, mean over runs.
@@ -57,6 +60,7 @@ class Frontier:
 
     grid: Grid
     points: dict[float, Point]
+    beyond: dict[float, Point]
     ordinary: Point | None
     scaled: tuple[float, Point] | None
     null_top: float | None
@@ -73,9 +77,10 @@ def frontier_pictures(report: Report) -> Iterator[Picture]:
         name="frontier",
         title="Accuracy against ECE: what each clip norm reaches at the same epsilon",
         caption=(
-            f"Right and down is better. {words} {_how_chosen(panels)}; bars are the "
-            f"standard deviation over seeds. In the grey band an ECE cannot be told from that of a "
-            f"calibrated model. Clip norms that learn no more than guessing are left out."
+            f"Right and down is better. {_how_chosen(panels)}; bars are the standard deviation "
+            f"over seeds. In the grey band an ECE cannot be told from that of a calibrated model. "
+            f"Clip norms more than {100 * SHOWN_WITHIN:.0f} points below the best accuracy are "
+            f"named above the panel, and those that learn no more than guessing are left out."
         ),
         alt=f"Test accuracy (x) against ECE (y), one mark for each clip norm. {words}",
         draw=partial(draw_frontiers, panels),
@@ -85,7 +90,9 @@ def frontier_pictures(report: Report) -> Iterator[Picture]:
 
 def frontier_of(report: Report, grid: Grid) -> Frontier:
     """Return what a panel shows of one grid."""
-    points = {norm: point for norm, point in drawn(grid).items() if not is_at_chance(point)}
+    learned = {norm: point for norm, point in drawn(grid).items() if not is_at_chance(point)}
+    floor = max((_mean(p, "accuracy") for p in learned.values()), default=0.0) - SHOWN_WITHIN
+    points = {norm: p for norm, p in learned.items() if _mean(p, "accuracy") >= floor}
     scaled = None
     for found in report.answer.comparisons:
         is_same = (found.data, found.model, found.eps) == (grid.data, grid.model, grid.eps)
@@ -94,9 +101,10 @@ def frontier_of(report: Report, grid: Grid) -> Frontier:
     return Frontier(
         grid=grid,
         points=points,
+        beyond={norm: point for norm, point in learned.items() if norm not in points},
         ordinary=ordinary_of(report, grid),
         scaled=scaled,
-        null_top=null_top(list(points.values())),
+        null_top=null_top(list(learned.values())),
     )
 
 
@@ -122,18 +130,20 @@ def _draw(axes: "Axes", panel: Frontier) -> None:
         y, dy = moments([100 * v for v in point.values("test/ece").values()])
         axes.errorbar(x, y, xerr=dx or None, yerr=dy or None, ms=8, capsize=3, elinewidth=1.2,
                       mec="white", mew=0.8, ls="none", zorder=4, **look)  # fmt: skip
-        places.append((x, y, word))
+        places.append(Place(x, y, dx, dy, word))
     if panel.scaled is not None:
         ece, point = panel.scaled
         x, _ = moments([100 * v for v in point.values("test/accuracy").values()])
         axes.plot(x, 100 * ece, ms=9, mec="white", mew=0.8, ls="none", zorder=5, **_SCALED)
-        places.append((x, 100 * ece, f"R {plain(point.clip_norm)} scaled"))
+        places.append(Place(x, 100 * ece, 0.0, 0.0, f"R {plain(point.clip_norm)} scaled"))
     make_room(axes, places)
     label(axes, places)
     if panel.null_top is not None:
         axes.axhspan(0, 100 * panel.null_top, color=PALE, lw=0, zorder=0)
     axes.set(xlabel="test accuracy (%)", ylabel="ECE (%)")
-    heading(axes, panel.grid.data, panel.grid.label.partition(", ")[2])
+    lines = [panel.grid.label.partition(", ")[2]]
+    lines += [f"far to the left: R {plain(norm)}, {_pair(p)}" for norm, p in panel.beyond.items()]
+    heading(axes, panel.grid.data, "\n".join(lines))
     tidy(axes, grid="both")
 
 
@@ -166,14 +176,18 @@ def _how_chosen(panels: Sequence[Frontier]) -> str:
     return f"Each mark is the learning rate chosen for this R on the validation part{where}"
 
 
-def _seen(panel: Frontier) -> str:
-    def mean(norm: float, key: str) -> float:
-        return panel.points[norm].mean(f"test/{key}") or 0.0
+def _mean(point: Point, key: str) -> float:
+    return point.mean(f"test/{key}") or 0.0
 
-    best = max(panel.points, key=lambda norm: mean(norm, "accuracy"))
-    lowest = min(panel.points, key=lambda norm: mean(norm, "ece"))
+
+def _pair(point: Point) -> str:
+    return f"{percent(_mean(point, 'accuracy'))}, ECE {percent(_mean(point, 'ece'))}"
+
+
+def _seen(panel: Frontier) -> str:
+    best = max(panel.points, key=lambda norm: _mean(panel.points[norm], "accuracy"))
+    lowest = min(panel.points, key=lambda norm: _mean(panel.points[norm], "ece"))
     return (
-        f"{panel.grid.label}: best accuracy {percent(mean(best, 'accuracy'))} at R {plain(best)} "
-        f"with ECE {percent(mean(best, 'ece'))}; lowest ECE {percent(mean(lowest, 'ece'))} at R "
-        f"{plain(lowest)} with accuracy {percent(mean(lowest, 'accuracy'))}."
+        f"{panel.grid.label}: best accuracy {_pair(panel.points[best])} at R {plain(best)}; lowest "
+        f"ECE of those near it {_pair(panel.points[lowest])} at R {plain(lowest)}."
     )
