@@ -4,7 +4,8 @@ The best R at most 1 stands against the best R above 1, seed by seed, on every m
 rests on settings where the large R is within 2 points of the best validation accuracy: a lower
 error there is not that of a model that learned less. The first sentence counts 95 % intervals of
 ECE as they are; with many measures and settings some will exclude 0 by chance, so the second
-adjusts by Holm over all.
+adjusts by Holm over all. Beside it stands the rank correlation with R over every R that keeps the
+accuracy, which uses more than two of them.
 
 Where the large R is less accurate, its lower error may be that of a model that learned less. A
 small R slowed down by its learning rate to no more than the same accuracy tells the two apart.
@@ -23,7 +24,7 @@ from dpexp.report.claims.norms import (
 from dpexp.report.contents import Answer, Comparison, Slowed
 from dpexp.report.groups import SELECTED_BY, Grid, Point, best_of
 from dpexp.report.sentences import MEASURES, sentences_of
-from dpexp.report.statistics import paired
+from dpexp.report.statistics import Correlation, paired, rank_correlation
 
 
 def answer(grids: Sequence[Grid]) -> Answer:
@@ -87,10 +88,20 @@ def _of_grid(grid: Grid, pair: Match) -> Iterator[Comparison]:
             large=pair.large,
             keeps_accuracy=pair.keeps_accuracy,
             paired=paired(pair.small.values(key), pair.large.values(key)),
+            correlation=_correlation(pair.accurate, key),
             is_in_null_band=_in_band(pair) if measure == "mce" else None,
             recalibrated=recalibrated,
             recalibrated_epsilon=epsilon,
         )
+
+
+def _correlation(accurate: Sequence[Point], key: str) -> Correlation | None:
+    """Return the rank correlation of a measure with R, seeds as blocks."""
+    by_seed: dict[int, list[tuple[float, float]]] = {}
+    for point in accurate:
+        for seed, value in point.values(key).items():
+            by_seed.setdefault(seed, []).append((point.clip_norm, value))
+    return rank_correlation(list(by_seed.values()))
 
 
 def _in_band(pair: Match) -> bool | None:

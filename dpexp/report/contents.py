@@ -8,7 +8,7 @@ from typing import Any
 from dpexp.claims import Claim, Verdict
 from dpexp.report.groups import Grid, Point
 from dpexp.report.runs import Run
-from dpexp.report.statistics import Paired
+from dpexp.report.statistics import Correlation, Paired
 
 QUESTION = "Does a larger R calibrate better at the same epsilon?"
 
@@ -45,6 +45,8 @@ class Comparison:
         keeps_accuracy: Whether the large R is within 2 points of the best validation accuracy.
         paired: Large minus small, over the seeds that both have; None if either lacks the measure
             or they share fewer than two seeds.
+        correlation: Of the measure with R over every R within 2 points of the best validation
+            accuracy, each at its chosen lr, seeds as blocks; None below three R.
         is_in_null_band: Of mce: whether every run of both lies below the upper end of what its
             perfectly calibrated twin shows; None if a run holds no band.
         recalibrated: Small R after temperature scaling, mean over seeds: the baseline that a large
@@ -61,6 +63,7 @@ class Comparison:
     large: Point
     keeps_accuracy: bool
     paired: Paired | None
+    correlation: Correlation | None
     is_in_null_band: bool | None = None
     recalibrated: float | None = None
     recalibrated_epsilon: float | None = None

@@ -1,7 +1,7 @@
 """The answer to the open question in words, all from the numbers of its comparisons."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dpexp.accounting.stated import stated
 from dpexp.report.contents import Comparison, Slowed
@@ -36,11 +36,25 @@ def clear(comparisons: Sequence[Comparison]) -> dict[int, int]:
 
     At 5 % over all comparisons together: Holm's adjustment of the paired t tests.
     """
-    known = [(i, c.paired) for i, c in enumerate(comparisons) if c.paired is not None]
-    adjusted = holm([pair.p_t for _, pair in known])
+    return _signs({i: (c.paired.p_t, c.paired.difference)
+                   for i, c in enumerate(comparisons) if c.paired})  # fmt: skip
+
+
+def trends(comparisons: Sequence[Comparison]) -> dict[int, int]:
+    """Return -1 for a comparison (by its place) that falls with R, 1 for rises, 0 for neither.
+
+    At 5 % over all comparisons together: Holm's adjustment of the permutation tests.
+    """
+    return _signs({i: (c.correlation.p, c.correlation.rho)
+                   for i, c in enumerate(comparisons) if c.correlation})  # fmt: skip
+
+
+def _signs(found: Mapping[int, tuple[float, float]]) -> dict[int, int]:
+    """Return the sign of each second value whose p, adjusted for all, is below 5 %, else 0."""
+    adjusted = holm([p for p, _ in found.values()])
     return {
-        i: (0 if p >= 0.05 else -1 if pair.difference < 0 else 1)
-        for (i, pair), p in zip(known, adjusted, strict=True)
+        place: (0 if p >= 0.05 else -1 if value < 0 else 1)
+        for (place, (_, value)), p in zip(found.items(), adjusted, strict=True)
     }
 
 
@@ -74,25 +88,38 @@ def _first(comparisons: Sequence[Comparison]) -> str:
 
 
 def _second(comparisons: Sequence[Comparison]) -> str:
-    """Say by which measures."""
-    matched = [c for c in comparisons if c.keeps_accuracy]
-    signs = clear(matched)
+    """Say by which measures: the best of small against the best of large R, and along R."""
+    kept = [c for c in comparisons if c.keeps_accuracy]
+    signs, along = clear(kept), trends(kept)
     if not signs:
         return "By no measure can R be compared where the large one keeps the accuracy."
+    lower, higher, neither = _by_sign(kept, signs)
+    text = (
+        f"By measure, over all {len(signs)} comparisons together where the large R keeps the "
+        f"accuracy (paired t at 5 %, Holm), the large R is lower in {lower}; higher in {higher}; "
+        f"undecided in {neither}"
+    )
+    if along:
+        lower, higher, neither = _by_sign(kept, along)
+        text += (
+            f"; along every R that keeps it (rank correlation, seeds as blocks, Holm), larger R "
+            f"goes with less {lower}; with more {higher}; undecided in {neither}"
+        )
+    return f"{text}."
+
+
+def _by_sign(comparisons: Sequence[Comparison], signs: Mapping[int, int]) -> tuple[str, str, str]:
+    """Return the measures that are lower, higher and neither, each with in how many settings."""
     words: dict[int, list[str]] = {-1: [], 1: [], 0: []}
     for measure, name in MEASURES.items():
-        found = [signs[i] for i, c in enumerate(matched) if c.measure == measure and i in signs]
+        found = [signs[i] for i, c in enumerate(comparisons) if c.measure == measure and i in signs]
         for sign in (-1, 1):
             if sign in found:
                 words[sign].append(f"{name} ({found.count(sign)} of {len(found)})")
         if found and not any(found):
             words[0].append(name)
     lower, higher, neither = (", ".join(words[sign]) or "none" for sign in (-1, 1, 0))
-    return (
-        f"By measure, over all {len(signs)} comparisons together where the large R keeps "
-        f"the accuracy (paired t at 5 %, Holm), the large R is lower in {lower}; higher in "
-        f"{higher}; undecided in {neither}."
-    )
+    return lower, higher, neither
 
 
 def _third(comparisons: Sequence[Comparison], slowed: Sequence[Slowed]) -> str:

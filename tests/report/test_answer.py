@@ -98,6 +98,24 @@ def test_nothing_to_compare_is_one_sentence(make_grid):
     )
 
 
+def test_the_correlation_is_over_the_accurate_norms(make_grid):
+    cells = {norm: SMALL | {"test_ece": ece} for norm, ece in ((0.1, 0.3), (1.0, 0.2), (10.0, 0.1))}
+    inaccurate = {100.0: SMALL | {"val_accuracy": 0.3, "test_ece": 0.9}}
+    found = answer(grids(make_grid(cells | inaccurate)))
+    (ece,) = of_ece(found)
+    assert ece.correlation.rho == pytest.approx(-1, abs=0.06)
+    assert ece.correlation.num_runs == 9
+    assert (
+        "larger R goes with less ECE (1 of 1); with more none; undecided in" in found.sentences[1]
+    )
+
+
+def test_no_trend_is_none(make_grid):
+    cells = {norm: SMALL | {"test_ece": ece} for norm, ece in ((0.1, 0.3), (1.0, 0.1), (10.0, 0.2))}
+    second = answer(grids(make_grid(cells))).sentences[1]
+    assert "larger R goes with less none; with more none; undecided in ECE" in second
+
+
 def test_clear_differences_are_adjusted_over_all(make_run):
     values = {1.0: (0.10, 0.11, 0.12), 10.0: (0.05, 0.05, 0.09)}
     measures = [name for name in MEASURES if name != "nll_nats"]

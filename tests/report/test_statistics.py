@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpexp.report.statistics import holm, mean_interval, paired
+from dpexp.report.statistics import holm, mean_interval, paired, rank_correlation
 
 
 def by_seed(values):
@@ -118,3 +118,36 @@ def test_equal_differences_show_no_direction():
     assert found.is_constant
     assert not found.is_lower
     assert not found.is_higher
+
+
+def test_rank_correlation_is_that_of_scipy():
+    generator = np.random.default_rng(3)
+    pairs = [(float(x), float(generator.normal() - 0.4 * x)) for x in [0, 1, 2, 3, 3, 1] * 3]
+    found = rank_correlation([pairs])
+    expected = stats.spearmanr(*zip(*pairs, strict=True))
+    assert found.rho == pytest.approx(expected.statistic, rel=1e-9)
+    assert found.p == pytest.approx(expected.pvalue, abs=0.01)
+    assert found.num_runs == 18
+
+
+def test_rank_correlation_permutes_within_blocks_alone():
+    # Within each seed y has the one order that x has; all of the rest is the seeds' own.
+    blocks = [[(x, x + 100.0 * seed) for x in (0.0, 1.0, 2.0)] for seed in range(2)]
+    found = rank_correlation(blocks)
+    orders = list(itertools.permutations(range(3)))
+    rhos = [
+        stats.spearmanr(
+            [x for block in blocks for x, _ in block],
+            [blocks[b][i][1] for b, order in enumerate(pair) for i in order],
+        ).statistic
+        for pair in itertools.product(orders, orders)
+    ]
+    exact = np.mean(np.abs(rhos) >= abs(found.rho) - 1e-12)
+    assert found.p == pytest.approx(exact, abs=0.012)
+
+
+@pytest.mark.parametrize(
+    "pairs", [[(0.0, 1.0), (1.0, 2.0)], [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)], []]
+)
+def test_rank_correlation_needs_three_norms_and_a_spread(pairs):
+    assert rank_correlation([pairs]) is None
