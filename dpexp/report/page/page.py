@@ -6,6 +6,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from dpexp.claims import Verdict
 from dpexp.record.strict_json import write_text
 from dpexp.report.answer_table import COLUMNS, NOTE, answer_rows
 from dpexp.report.claim_tables import claim_cells
@@ -124,20 +125,17 @@ def _theory(report: Report) -> list[str]:
 def _claims(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
-    cells = []
-    for row in rows:
-        name, what, paper, ours, interval, verdict, on, command = claim_cells(row)
-        cells.append(
-            (
-                f'<strong id="{escape(name)}">{escape(name)}</strong> {escape(what)}',
-                escape(paper),
-                escape(ours)
-                + f" <small>95 % {escape(interval)}</small>" * bool(interval)
-                + f" <small>({escape(on)})</small>" * bool(on),
-                _outcome(row.verdict.outcome, verdict),
-                _commands(command),
-            )
+    cells = [
+        (
+            f'<strong id="{escape(row.claim.name)}">{escape(row.claim.name)}</strong> '
+            f"{escape(row.claim.title)}",
+            escape(row.claim.paper),
+            _parts(row) if row.parts else _found(row),
+            _outcome(row.verdict, "" if row.parts else row.verdict.reason),
+            _commands(row.verdict.command),
         )
+        for row in rows
+    ]
     headings = ("claim", "the paper", "here", "verdict", "command")
     return [
         "<h2>Claims of Bu et al. 2023, arXiv:2106.07830</h2>",
@@ -145,10 +143,31 @@ def _claims(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _outcome(outcome: str, verdict: str) -> str:
-    """Return the verdict's word in its colour, and its reason."""
-    word = f'<strong class="{outcome.replace(" ", "-")}">{escape(outcome)}</strong>'
-    return word + escape(verdict.removeprefix(outcome))
+def _found(row: Row) -> str:
+    """Return what was found on one data set and epsilon."""
+    _, _, _, ours, interval, _, on, _ = claim_cells(row)
+    return (
+        escape(ours)
+        + f" <small>95 % {escape(interval)}</small>" * bool(interval)
+        + f" <small>({escape(on)})</small>" * bool(on)
+    )
+
+
+def _parts(row: Row) -> str:
+    """Return in how many settings it was met, and what was found in each."""
+    items = (
+        f"<li><strong>{escape(on)}</strong>: {escape(verdict.ours)} {_outcome(verdict)}</li>"
+        for on, verdict in row.parts
+    )
+    return f"{escape(row.verdict.ours.partition('. ')[0])}<ul>{''.join(items)}</ul>"
+
+
+def _outcome(verdict: Verdict, reason: str | None = None) -> str:
+    """Return the verdict's word in its colour, and the reason, its own if none is given."""
+    name = verdict.outcome.replace(" ", "-")
+    reason = verdict.reason if reason is None else reason
+    word = f'<strong class="{name}">{escape(verdict.outcome)}</strong>'
+    return word + f": {escape(reason)}" * bool(reason)
 
 
 def _commands(command: str) -> str:
