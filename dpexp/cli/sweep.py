@@ -56,7 +56,7 @@ class Request:
 
 
 def run(words: Sequence[str], config_dir: Path | None = None) -> int:
-    """Run the grid that the words describe; return 1 if a point of it failed or was stopped, else 0.
+    """Run the grid that the words describe; return 1 if a point failed or was stopped, else 0.
 
     Raises:
         ConfigError: If a word is wrong; one line a problem, all of them at once.
