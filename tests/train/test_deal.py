@@ -6,6 +6,7 @@ import pytest
 from runs import document, is_same, train, weights
 
 from dpexp.accounting.bounds import epsilon_bounds
+from dpexp.accounting.stated import stated
 from dpexp.cli.compose import compose
 from dpexp.errors import ConfigError
 from dpexp.train.deal import make_deal
@@ -52,7 +53,7 @@ def test_published_protocol_gives_three_numbers_and_no_guarantee(tmp_path, capsy
     assert privacy["epsilon"] == shuffled
     out = capsys.readouterr().out
     assert f"NO GUARANTEE; the papers' protocol would state epsilon {published:.4g} at" in out
-    assert f"epsilon <= {poisson:.4g} had the batches been Poisson draws" in out
+    assert f"epsilon <= {stated(poisson)} had the batches been Poisson draws" in out
     assert f"epsilon <= {shuffled:.4g} for the shuffled batches" in out
     assert privacy["adjacency"] == "replace one sample by an empty one"
     assert document(folder, "summary")["privacy/guarantee"] == "none"

@@ -10,6 +10,7 @@ from runs import document, is_same, metrics, train, weights
 
 from dpexp.accounting.bounds import sound_epsilon
 from dpexp.accounting.ledger_file import read_entries
+from dpexp.accounting.stated import stated
 from dpexp.train import account, checkpoint, deal, fit, run
 from dpexp.train.account import arithmetic_of
 
@@ -40,7 +41,7 @@ def test_epsilon_is_that_of_the_ledger(whole):
     q = privacy["sampling_rate"]
     assert privacy["epsilon"] == sound_epsilon(1.0, q, charged(whole), privacy["delta"])
     assert document(whole, "summary")["privacy/epsilon"] == privacy["epsilon"]
-    assert f"exp({privacy['epsilon']:.6g})" in privacy["statement"]
+    assert f"exp({stated(privacy['epsilon'], 7)})" in privacy["statement"]
 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 7, 11])
@@ -238,7 +239,7 @@ def test_a_stopped_run_says_what_it_has_spent_and_what_going_on_makes_of_it(tmp_
     whole_epsilon = metrics(train(tmp_path, *WORDS))[-1]["privacy/epsilon"]
     assert spent < whole_epsilon
     assert (
-        f"epsilon <= {spent:.4g} so far; going on to the end makes it {whole_epsilon:.4g} in all"
+        f"epsilon <= {stated(spent)} so far; going on to the end makes it {stated(whole_epsilon)} in all"
         in capsys.readouterr().out
     )
 
