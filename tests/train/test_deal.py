@@ -54,7 +54,7 @@ def test_published_protocol_gives_three_numbers_and_no_guarantee(tmp_path, capsy
     out = capsys.readouterr().out
     assert f"NO GUARANTEE; the papers' protocol would state epsilon {published:.4g} at" in out
     assert f"epsilon <= {stated(poisson)} had the batches been Poisson draws" in out
-    assert f"epsilon <= {shuffled:.4g} for the shuffled batches" in out
+    assert f"epsilon <= {stated(shuffled)} for the shuffled batches" in out
     assert privacy["adjacency"] == "replace one sample by an empty one"
     assert document(folder, "summary")["privacy/guarantee"] == "none"
 
