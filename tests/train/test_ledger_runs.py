@@ -240,8 +240,7 @@ def test_a_stopped_run_says_what_it_has_spent_and_what_going_on_makes_of_it(tmp_
     assert spent < whole_epsilon
     assert (
         f"epsilon <= {stated(spent)} so far; going on to the end makes it "
-        f"{stated(whole_epsilon)} in all"
-        in capsys.readouterr().out
+        f"{stated(whole_epsilon)} in all" in capsys.readouterr().out
     )
 
 
