@@ -9,6 +9,7 @@ Parquet files in data/<name> is read from there, else downloaded.
 """
 
 import argparse
+import json
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from typing import Any
 
 from dpexp.cli.compose import compose
 from dpexp.cli.sweep import run_points
+from dpexp.recalibration.recalibrate import recalibrate
+from dpexp.recalibration.request import Request as RecalibrationRequest
 from dpexp.report.collect import collect
 from dpexp.report.report import Request, report_of
 from dpexp.report.report import run as write_report
@@ -50,6 +53,7 @@ class Row:
     search_epochs: float = 0.0
     words: list[str] = field(default_factory=list)
     variants: list[list[str]] = field(default_factory=list)
+    recalibration_eps: float | None = None
     expected: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -143,7 +147,30 @@ def reproduce(row: Row, output: Path, settings: Settings) -> int:
         found_lr = chosen.get((eps, norm), "none, for every run of its search failed or diverged")
         print(f"chosen    {row.name}: epsilon {eps:g}, R {norm:g}: lr {found_lr}")
     final = run_points(row.final(chosen), output=output / row.name / "final", settings=settings)
+    if row.recalibration_eps is not None:
+        names = [found.folder for found in final if found.state == "done"]
+        rescale(output / row.name, names, row.recalibration_eps)
     return _num_failed([*found, *final])
+
+
+def rescale(folder: Path, names: Sequence[str], eps: float) -> None:
+    """Fit a temperature, privately at eps, to each run in final/ that has none in recalibrated/."""
+    output = folder / "recalibrated"
+    done = {
+        json.loads(path.read_text(encoding="utf-8"))["run"]["folder"]
+        for path in output.glob("*/recalibration.json")
+    }
+    for name in names:
+        if name in done:
+            continue
+        run = folder / "final" / name
+        words = ["recalibration=temperature", f"recalibration.eps={eps:g}", f"output={output}"]
+        recalibrate(
+            run,
+            {"output": str(output)},
+            RecalibrationRequest(method="temperature", eps=eps),
+            ["dpexp", "eval", str(run), *words],
+        )
 
 
 def _num_failed(rows: Sequence[Any]) -> int:

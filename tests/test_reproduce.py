@@ -1,5 +1,6 @@
 """The reproduction of paper A: experiment files run, lr is chosen per R, rows hold together."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -102,3 +103,20 @@ def test_a_row_that_wants_another_scale_is_said(script, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="FAIL      nothing to run at this scale"):
         script.main()
     assert "left out  vit_grid: wants SCALE=gpu, paper, and this is cpu" in capsys.readouterr().out
+
+
+def test_a_temperature_is_fitted_once_to_each_run_of_a_grid(script, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    row = script.Row(name="x", experiment="convergence/digits_grid", data="digits", num_train=1438,
+                     scales=[], seeds=1, eps=[4], norms=[1], products=[1], search_epochs=1,
+                     words=["steps=2", "epochs=null"], recalibration_eps=0.5)  # fmt: skip
+    monkeypatch.setattr(script.Row, "search", lambda row: [[*row.common, "optimizer.lr=1"]])
+    for _ in range(2):
+        assert script.reproduce(row, tmp_path, script.Settings("inprocess", 1)) == 0
+    (fitted,) = (tmp_path / "x" / "recalibrated").iterdir()
+    (run,) = (path.parent for path in (tmp_path / "x" / "final").glob("*/summary.json"))
+    document = json.loads((fitted / "recalibration.json").read_text())
+    assert document["run"]["folder"] == run.name
+    assert 0.49 < document["fit"]["epsilon"] <= 0.5
+    command = (fitted / "command.txt").read_text()
+    assert "recalibration=temperature recalibration.eps=0.5" in command

@@ -120,12 +120,12 @@ class Grid:
         return f"{self.data}, {self.model}, {eps}" + " without a guarantee" * (not is_bound)
 
 
-def best_of(points: Iterable[Point], key: str | None = None) -> Point:
-    """Return the best point on validation, or by the mean of `key`; of equals the smaller lr.
+def best_of(points: Iterable[Point]) -> Point:
+    """Return the best point on validation; of equals the smaller lr.
 
     Points with a diverged run come last, before them those that were not measured.
     """
-    return max(points, key=lambda point: (*_rank(point, key), -point.lr))
+    return max(points, key=lambda point: (*_rank(point), -point.lr))
 
 
 def selected_by(point: Point) -> float | None:
@@ -137,10 +137,10 @@ def selected_by(point: Point) -> float | None:
     return point.mean(SELECTED_BY) if error is None else -error
 
 
-def _rank(point: Point, key: str | None) -> tuple[int, float]:
+def _rank(point: Point) -> tuple[int, float]:
     if point.num_diverged:
         return 0, 0.0
-    value = selected_by(point) if key is None else point.mean(key)
+    value = selected_by(point)
     return (1, 0.0) if value is None else (2, value)
 
 

@@ -45,8 +45,9 @@ def as_readme(report: Report, figures: Sequence[Shown], folder: str = "figures")
     """
     lines = [f"# {report.title}", ""]
     lines += [
-        f"Made by `{report.command}` from {count(len(report.runs), 'run')}; `report.html` is the "
-        f"same with every figure, `claims.csv` and `points.csv` the same as tables.",
+        f"Made by `{report.command}` from {count(len(report.runs), 'run')}; the same command "
+        f"writes `report.html`, the same with every figure; `claims.csv` and `points.csv` are the "
+        f"same as tables.",
         "",
     ]
     if report.bears_on_question:
@@ -107,7 +108,10 @@ def _how_chosen(grids: Sequence[Grid]) -> str:
     if any(selected_by(point) is None for grid in grids for point in grid.final):
         return "Each R at one learning rate, without a validation part to choose it on"
     if not search:
-        return "Each R at the learning rate that is best on validation"
+        has_several = any(len({p.lr for p in grid.final if p.clip_norm == norm}) > 1
+                          for grid in grids for norm in grid.norms)  # fmt: skip
+        which = "learning rate that is best on validation" if has_several else "one lr that was run"
+        return f"Each R at the {which}"
     steps = " or ".join(f"{number:,}" for number in sorted({point.steps for point in search}))
     seeds = max(len(point.runs) for point in search)
     return (

@@ -160,6 +160,10 @@ def test_the_readme_says_how_short_a_search_chose_the_learning_rate(make_grid):
     text = as_readme(report_of(found_of(make_grid(cells) + search), "dpexp report"), [])
     assert "that validation chose in a search of 450 steps on 1 seed; mean +- s.d." in text
     text = as_readme(report_of(found_of(make_grid(cells)), "dpexp report"), [])
+    assert "Each R at the one lr that was run; mean" in text
+    worse = {1.0: {"val_accuracy": 0.5, "test_accuracy": 0.5}}
+    slower = make_grid(worse, keys={"optimizer.lr": 0.01})
+    text = as_readme(report_of(found_of(make_grid(cells) + slower), "dpexp report"), [])
     assert "Each R at the learning rate that is best on validation; mean" in text
     unchosen = {norm: {"test_accuracy": 0.6} for norm in cells}
     text = as_readme(report_of(found_of(make_grid(unchosen)), "dpexp report"), [])
