@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dpexp.sweep.work import Task, holder_of
+from dpexp.train.signals import heard_by
 
 
 @contextmanager
@@ -30,15 +31,8 @@ def stop_requests(pass_on: Callable[[], None]) -> Iterator[list[int]]:
         if number == signal.SIGTERM:
             pass_on()
 
-    try:
-        old = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
-        old = {}
-    try:
+    with heard_by(heed):
         yield heard
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def stop_holders(tasks: Sequence[Task]) -> None:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from dpexp.train.evaluate import Evaluation, EvaluationStopped, evaluate, some_o
 from dpexp.train.job import Job
 from dpexp.train.optimization import lr_factor, set_lr
 from dpexp.train.plan_file import write_plan
+from dpexp.train.signals import heard_by
 from dpexp.train.step import StepStats, train_step
 from dpexp.train.tail import at_step, base_lr
 
@@ -51,15 +51,8 @@ class StopRequest:
             with suppress(OSError):  # not sys.stderr: the signal may come amid a write to it
                 os.write(2, b"stopping after this step; once more to stop at once\n")
 
-        try:
-            old = {s: signal.signal(s, heed) for s in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread
-            old = {}
-        try:
+        with heard_by(heed):
             yield self
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """What is typed after `dpexp audit`, and what comes back."""
 
 import json
+import math
 
 import pytest
 
-from dpexp.audit import audit
+from dpexp.audit import audit, report
 from dpexp.cli.audit import read
 from dpexp.cli.help import USAGES
 from dpexp.cli.main import main
@@ -85,3 +86,10 @@ def test_an_audit_leaves_its_document_and_pictures(capsys, tmp_path):
 def test_a_violation_exits_with_1(monkeypatch):
     monkeypatch.setattr(audit, "run", lambda request: False)
     assert main(["audit"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "words"), [(0.1239, "0.123"), (2.0, "2.000"), (0.0, "0.000"), (math.inf, "inf")]
+)
+def test_a_lower_bound_is_rounded_down(epsilon, words):
+    assert f"{report._rounded_down(epsilon):.3f}" == words
