@@ -23,7 +23,7 @@ def test_a_fault_can_be_planted(mutant):
 def test_names_differ_and_every_part_is_covered():
     assert len({m.name for m in MUTANTS}) == len(MUTANTS) >= 25
     parts = {m.file.partition("/")[0] for m in MUTANTS}
-    rooms = {"accounting", "audit", "bench", "clipping", "data", "metrics", "train"}
+    rooms = {"accounting", "audit", "bench", "cli", "clipping", "data", "metrics", "train"}
     rooms |= {"recalibration", "report", "sweep", "theory"}
     assert parts == rooms | {"config.py", "mechanism.py", "memory.py", "sampling.py"}
 

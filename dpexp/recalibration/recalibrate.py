@@ -1,11 +1,11 @@
 """`dpexp eval <run> recalibration=...`: fit a scaling to a run's validation part, measure both."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dpexp.accounting.ledger_file import read_entries
+from dpexp.accounting.stated import stated
 from dpexp.data.fingerprint import fingerprint
 from dpexp.errors import ConfigError, RunFolderError
 from dpexp.metrics.calibration import calibration
@@ -178,7 +178,7 @@ def _lines(
     )  # fmt: skip
     own = "no noise"
     if fit.delta is not None:
-        own = f"epsilon <= {_rounded_up(fit.epsilon):.10g} of its own"
+        own = f"epsilon <= {stated(fit.epsilon)} of its own"
     lines = [
         f"fitted    {found}, to {fit.num_samples:,} held-out samples{noise}; {own}",
         measures(before).replace("test  ", "before", 1),
@@ -192,8 +192,3 @@ def _lines(
         f"and fit together ({document['accountant']})",
         f"          guarantee: {document['guarantee']} ({document['reason']})",
     ]
-
-
-def _rounded_up(epsilon: float) -> float:
-    """Return a bound with four decimals, which is one still."""
-    return math.ceil(epsilon * 1e4) / 1e4

@@ -14,14 +14,15 @@ COLUMNS = (
     "best R of at most 1",
     "best R above 1",
     "ECE, second less first (points)",
-    "both as accurate: a small R slowed down",
+    "large R beside a small R that is no more accurate",
     "first after temperature scaling",
 )
 NOTE = (
     "Each cell of an R: test accuracy, then ECE, means over seeds. Differences with their 95 % "
-    "interval, paired by seed. Slowed down: of the longest runs at several learning rates, the "
-    "best large R beside the best small R that is no more accurate on validation; shorter runs "
-    "where the lr was searched on them. Scaled: ECE, and epsilon of training and scaling together."
+    "interval, paired by seed. No more accurate: of the longest runs at several learning rates, "
+    "the best large R beside the best small R that is not above it on validation, slowed by its "
+    "lr; shorter runs where the lr was searched on them. Scaled: ECE, and epsilon of training and "
+    "scaling together."
 )
 
 
